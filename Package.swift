@@ -1,0 +1,118 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// The table of plugins. One row drives the plugin's target, its tests and its trait.
+/// `Sources/knetd/Plugins.swift` holds the matching line; `PluginTableTests` compares the two with the folders.
+let plugins: [(trait: String, folder: String, summary: String)] = [
+    ("Overlay", "overlay", "VXLAN between nodes, in Flannel's dialect"),
+    ("Routed", "routed", "direct routes to nodes on the same subnet"),
+]
+
+let strict: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+]
+
+let pluginTargets: [Target] = plugins.flatMap { plugin -> [Target] in
+    [
+        .target(
+            name: "\(plugin.trait)Plugin",
+            dependencies: ["KnetCore", "KnetLinux", "KnetDataplane"],
+            path: "plugins/\(plugin.folder)/Sources",
+            swiftSettings: strict
+        ),
+        .testTarget(
+            name: "\(plugin.trait)PluginTests",
+            dependencies: ["KnetCore", "KnetLinux", "KnetDataplane", .byName(name: "\(plugin.trait)Plugin")],
+            path: "plugins/\(plugin.folder)/Tests",
+            swiftSettings: strict
+        ),
+    ]
+}
+
+let package = Package(
+    name: "knetd",
+    products: [.executable(name: "knetd", targets: ["knetd"])],
+    traits: Set(plugins.map { .trait(name: $0.trait, description: $0.summary) })
+        .union([.default(enabledTraits: Set(plugins.map(\.trait)))]),
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+    ],
+    targets: [
+        .systemLibrary(name: "CMnl", pkgConfig: "libmnl", providers: [.apt(["libmnl-dev"])]),
+        .systemLibrary(name: "CNftables", pkgConfig: "libnftables", providers: [.apt(["libnftables-dev"])]),
+        .target(
+            name: "KnetCore",
+            dependencies: [
+                .product(name: "GRDB", package: "GRDB.swift"),
+                .product(name: "HashTreeCollections", package: "swift-collections"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: strict
+        ),
+        .target(
+            name: "KnetLinux",
+            dependencies: ["KnetCore", "CMnl", "CNftables"],
+            swiftSettings: strict
+        ),
+        .target(
+            name: "KnetDataplane",
+            dependencies: ["KnetCore", "KnetLinux", .product(name: "HashTreeCollections", package: "swift-collections")],
+            swiftSettings: strict
+        ),
+        .target(
+            name: "KnetManifests",
+            dependencies: [
+                "KnetCore", "KnetLinux",
+                .product(name: "HashTreeCollections", package: "swift-collections"),
+                .product(name: "Yams", package: "Yams"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: strict
+        ),
+        .target(
+            name: "KnetPlayground",
+            dependencies: ["KnetCore", "KnetLinux"],
+            swiftSettings: strict
+        ),
+        .executableTarget(
+            name: "knetd",
+            dependencies: [
+                "CMnl", "CNftables", "KnetCore", "KnetLinux", "KnetDataplane", "KnetManifests", "KnetPlayground",
+                .product(name: "HashTreeCollections", package: "swift-collections"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
+            ]
+                + plugins.map {
+                    .byName(name: "\($0.trait)Plugin", condition: .when(traits: [$0.trait]))
+                },
+            swiftSettings: strict
+        ),
+        .testTarget(name: "KnetCoreTests", dependencies: ["KnetCore"], swiftSettings: strict),
+        .testTarget(
+            name: "KnetManifestsTests", dependencies: ["KnetCore", "KnetManifests"], swiftSettings: strict),
+        .testTarget(
+            name: "IntegrationTests",
+            dependencies: ["KnetCore", "KnetLinux", "KnetDataplane", "KnetPlayground"],
+            swiftSettings: strict
+        ),
+        .testTarget(
+            name: "EndToEndTests",
+            dependencies: ["knetd", "KnetCore", "KnetLinux", "KnetDataplane", "KnetPlayground"],
+            swiftSettings: strict
+        ),
+    ] + pluginTargets,
+    swiftLanguageModes: [.v6]
+)

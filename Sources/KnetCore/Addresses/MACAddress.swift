@@ -1,0 +1,62 @@
+/// An Ethernet address of 48 bits.
+public struct MACAddress: Hashable, Sendable {
+    /// The address in the lower 48 bits.
+    public let number: UInt64
+
+    public init(number: UInt64) { self.number = number & 0xFFFF_FFFF_FFFF }
+
+    /// From 6 bytes; `nil` for any other count.
+    public init?(bytes: some Collection<UInt8>) {
+        guard bytes.count == 6 else { return nil }
+        number = bytes.reduce(0) { ($0 << 8) | UInt64($1) }
+    }
+
+    /// A unicast, locally administered address (IEEE 802 bits 0 and 1 of the first byte) that is always the same for
+    /// the same `name`, so that every node can compute it without being told.
+    public init(derivedFrom name: String) {
+        number = (StableHash.of(name) & 0xFCFF_FFFF_FFFF) | 0x0200_0000_0000
+    }
+
+    public var bytes: [UInt8] { (0..<6).map { UInt8(truncatingIfNeeded: number >> (8 * (5 - UInt64($0)))) } }
+
+    /// Whether it can be an interface's own: neither a group address nor all zeros.
+    public var isUnicast: Bool { number != 0 && number & 0x0100_0000_0000 == 0 }
+}
+
+extension MACAddress: LosslessStringConvertible, CustomStringConvertible {
+    /// Parses six pairs of hexadecimal digits with colons between them.
+    public init?(_ text: String) {
+        let parts = text.split(separator: ":", omittingEmptySubsequences: false)
+        let bytes = parts.compactMap { $0.utf8.count == 2 ? UInt8($0, radix: 16) : nil }
+        guard parts.count == 6, bytes.count == 6 else { return nil }
+        self.init(bytes: bytes)
+    }
+
+    public var description: String {
+        bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":")
+    }
+}
+
+extension MACAddress: Codable {
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        let text = try container.decode(String.self)
+        guard let address = MACAddress(text) else {
+            throw DecodingError.dataCorruptedError(in: container, debugDescription: "\"\(text)\" is not a MAC address")
+        }
+        self = address
+    }
+
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        try container.encode(description)
+    }
+}
+
+/// FNV-1a, 64 bits: the same on every machine and in every release, unlike `Hasher`.
+/// Source: http://www.isthe.com/chongo/tech/comp/fnv/
+public enum StableHash {
+    public static func of(_ text: String) -> UInt64 {
+        text.utf8.reduce(0xCBF2_9CE4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 }
+    }
+}

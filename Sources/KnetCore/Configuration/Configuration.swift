@@ -1,0 +1,303 @@
+public import FoundationEssentials
+
+/// knetd's configuration: one JSON file, every default filled in.
+public struct Configuration: Sendable, Equatable, Codable {
+    public struct Cluster: Sendable, Equatable, Codable {
+        public struct Manifests: Sendable, Equatable, Codable {
+            public let directory: String
+        }
+        public let manifests: Manifests
+    }
+
+    public struct Node: Sendable, Equatable, Codable {
+        /// This node's name; the host's name where the file is silent.
+        public let name: String?
+        /// The interface towards the other nodes, or `auto`.
+        public let uplink: String
+        /// This node's part of `network.podCIDRs`, for a node that no Node object describes.
+        public let podCIDRs: [CIDR]?
+    }
+
+    public struct Network: Sendable, Equatable, Codable {
+        /// The ranges of all pods of the cluster.
+        public let podCIDRs: [CIDR]
+        public let mtu: MTUSetting
+        public let masquerade: Bool
+        /// Destinations outside the cluster that see the pods' own addresses.
+        public let masqueradeExcept: [CIDR]
+    }
+
+    public struct Agent: Sendable, Equatable, Codable {
+        public let runDirectory: String
+        public let stateDirectory: String
+        public let statusAddresses: [Endpoint]
+        public let resyncSeconds: Int
+        public let logLevel: String
+
+        /// The socket that the CNI mode and `knetd status` talk to.
+        public var socketPath: String { runDirectory + "/knetd.sock" }
+        public var storePath: String { stateDirectory + "/knetd.db" }
+    }
+
+    public struct CNI: Sendable, Equatable, Codable {
+        public let binaryDirectory: String
+        public let configDirectory: String
+        public let configFile: String
+        /// The network's name, the CNI specification's `name`.
+        public let networkName: String
+        public let timeoutSeconds: Int
+    }
+
+    public let cluster: Cluster
+    public let node: Node
+    public let network: Network
+    public let plugins: [String: JSONValue]
+    public let agent: Agent
+    public let cni: CNI
+}
+
+/// A fixed MTU, or the one that follows from the uplink and the dataplane.
+public enum MTUSetting: Sendable, Equatable, Codable {
+    case automatic
+    case fixed(Int)
+
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        if let bytes = try? container.decode(Int.self) { self = .fixed(bytes) } else { self = .automatic }
+    }
+
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        switch self {
+        case .automatic: try container.encode("auto")
+        case .fixed(let bytes): try container.encode(bytes)
+        }
+    }
+}
+
+/// What the configuration must know of a plugin.
+public struct PluginSettings: Sendable {
+    /// The key under `plugins`.
+    public let name: String
+    /// Whether it carries pod traffic between nodes; exactly one such plugin runs.
+    public let isDataplane: Bool
+    public let fields: [Field]
+
+    public init(name: String, isDataplane: Bool, fields: [Field]) {
+        self.name = name
+        self.isDataplane = isDataplane
+        self.fields = fields
+    }
+}
+
+/// Reads configuration files for one set of compiled-in plugins.
+public struct ConfigurationReader: Sendable {
+    public let compiledIn: [PluginSettings]
+
+    /// Every plugin that knetd has or will have, so that a name can be told from a typing error.
+    static let knownPlugins = ["overlay", "routed", "ebpf", "serviceProxy", "dns", "networkPolicy"]
+
+    public init(compiledIn: [PluginSettings]) { self.compiledIn = compiledIn }
+
+    /// Reads the file at `path`.
+    /// - Throws: `ConfigurationError`, whose problems name the JSON path, what was found and what is allowed.
+    public func read(path: String) throws(ConfigurationError) -> Configuration {
+        let data: Data
+        do {
+            data = try Data(contentsOf: URL(fileURLWithPath: path))
+        } catch {
+            throw ConfigurationError([
+                .init(
+                    path: path, found: "a file that cannot be read (\(error))", allowed: "a readable JSON file",
+                    suggestion: "--config FILE")
+            ])
+        }
+        return try read(data)
+    }
+
+    public func read(_ data: Data) throws(ConfigurationError) -> Configuration {
+        let value: JSONValue
+        do {
+            value = try JSONValue(parsing: data)
+        } catch {
+            throw ConfigurationError([.init(path: "$", found: error.description, allowed: "one JSON object")])
+        }
+        return try read(value)
+    }
+
+    func read(_ value: JSONValue) throws(ConfigurationError) -> Configuration {
+        var problems: [ConfigurationProblem] = notCompiledIn(value)
+        let normal = shape.normalise(value, path: "$", problems: &problems)
+        guard problems.isEmpty else { throw ConfigurationError(Self.withoutRepeats(problems)) }
+        let configuration: Configuration
+        do {
+            configuration = try normal.decode()
+        } catch {
+            throw ConfigurationError([.init(path: "$", found: "\(error)", allowed: "see knetd config schema")])
+        }
+        problems = contradictions(in: configuration)
+        guard problems.isEmpty else { throw ConfigurationError(problems) }
+        return configuration
+    }
+
+    /// The JSON Schema of the file.
+    public var schema: JSONValue {
+        var members = shape.schema.object ?? [:]
+        members["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+        members["title"] = "knetd configuration"
+        let dataplanes = compiledIn.filter(\.isDataplane).map(\.name)
+        if !dataplanes.isEmpty, var properties = members["properties"]?.object,
+            var plugins = properties["plugins"]?.object
+        {
+            plugins["oneOf"] = .array(dataplanes.map { ["required": [.string($0)]] })
+            properties["plugins"] = .object(plugins)
+            members["properties"] = .object(properties)
+        }
+        return .object(members)
+    }
+
+    /// The whole file's shape.
+    var shape: Shape {
+        .object([
+            Field(
+                "cluster",
+                .object([
+                    Field(
+                        "manifests",
+                        .object([
+                            Field(
+                                "directory", .text(.absolutePath), default: "/etc/knetd/manifests",
+                                "Directory of Kubernetes manifests (YAML or JSON), watched for changes.")
+                        ]), default: [:], "The cluster as files.")
+                ]), default: [:], "Where the cluster's objects come from."),
+            Field(
+                "node",
+                .object([
+                    Field("name", .text(.any(what: "a node's name")), "This node's name; default: the host's name."),
+                    Field(
+                        "uplink", .text(.interfaceName), default: "auto",
+                        "Interface towards the other nodes; auto: the one with the Node's InternalIP, else the default route's."),
+                    Field(
+                        "podCIDRs", .list(of: .text(.cidr), atLeast: 1),
+                        "This node's part of network.podCIDRs; default: the Node object's spec.podCIDRs, else, without any Node object, the first part."),
+                ]), default: [:], "This node."),
+            Field(
+                "network",
+                .object([
+                    Field(
+                        "podCIDRs", .list(of: .text(.cidr), atLeast: 1), default: ["10.42.0.0/16", "fd42::/48"],
+                        "The ranges of all pods: IPv4, IPv6, or both."),
+                    Field(
+                        "mtu", .either([.text(.oneOf(["auto"])), .integer(1280...65535)]), default: "auto",
+                        "MTU of pods in bytes; auto: the uplink's less what the dataplane adds."),
+                    Field(
+                        "masquerade", .boolean, default: true,
+                        "Whether traffic that leaves the cluster takes the node's address."),
+                    Field(
+                        "masqueradeExcept", .list(of: .text(.cidr)), default: [],
+                        "Destinations outside the cluster that see the pods' own addresses."),
+                ]), default: [:], "The pod network."),
+            Field(
+                "plugins",
+                .object(
+                    compiledIn.map {
+                        Field($0.name, .object($0.fields), "Enables the plugin \($0.name); {} takes its defaults.")
+                    }), default: defaultPlugins, "The enabled plugins, exactly one of them a dataplane."),
+            Field(
+                "agent",
+                .object([
+                    Field(
+                        "runDirectory", .text(.absolutePath), default: "/run/knetd", "Socket and other files of this boot."),
+                    Field("stateDirectory", .text(.absolutePath), default: "/var/lib/knetd", "The store of allocations."),
+                    Field(
+                        "statusAddresses", .list(of: .text(.endpoint)), default: ["127.0.0.1:9469"],
+                        "Where /healthz, /readyz and /metrics are served; []: nowhere."),
+                    Field(
+                        "resyncSeconds", .integer(1...86400), default: 300,
+                        "Seconds between full comparisons with the kernel."),
+                    Field(
+                        "logLevel", .text(.oneOf(["trace", "debug", "info", "notice", "warning", "error"])),
+                        default: "info", "The least level that is logged."),
+                ]), default: [:], "The daemon itself."),
+            Field(
+                "cni",
+                .object([
+                    Field("binaryDirectory", .text(.absolutePath), default: "/opt/cni/bin", "Where the runtime looks for plugins."),
+                    Field(
+                        "configDirectory", .text(.absolutePath), default: "/etc/cni/net.d",
+                        "Where the runtime looks for network configurations."),
+                    Field(
+                        "configFile", .text(.any(what: "a file name")), default: "10-knetd.conflist",
+                        "The file that knetd install writes there."),
+                    Field("networkName", .text(.any(what: "a network's name")), default: "knetd", "The CNI network's name."),
+                    Field(
+                        "timeoutSeconds", .integer(1...600), default: 30,
+                        "Seconds that the CNI mode waits for the daemon."),
+                ]), default: [:], "The container runtime's side."),
+        ])
+    }
+
+    /// The first dataplane and every other plugin of this build.
+    private var defaultPlugins: JSONValue {
+        let chosen = compiledIn.first { $0.isDataplane }.map { [$0] } ?? []
+        let others = compiledIn.filter { !$0.isDataplane }
+        return .object(Dictionary(uniqueKeysWithValues: (chosen + others).map { ($0.name, JSONValue.object([:])) }))
+    }
+
+    private func notCompiledIn(_ value: JSONValue) -> [ConfigurationProblem] {
+        let present = Set(compiledIn.map(\.name))
+        return (value["plugins"]?.object ?? [:]).keys.sorted()
+            .filter { Self.knownPlugins.contains($0) && !present.contains($0) }
+            .map {
+                ConfigurationProblem(
+                    path: "$.plugins.\($0)", found: "a plugin that this knetd was built without",
+                    allowed: present.isEmpty ? "no plugin" : present.sorted().joined(separator: ", "),
+                    suggestion: "a build with --traits \($0.prefix(1).uppercased() + $0.dropFirst())")
+            }
+    }
+
+    /// A plugin left out of the build is also an unknown key; the first says more.
+    private static func withoutRepeats(_ problems: [ConfigurationProblem]) -> [ConfigurationProblem] {
+        var seen: Set<String> = []
+        return problems.filter { seen.insert($0.path).inserted }
+    }
+
+    private func contradictions(in configuration: Configuration) -> [ConfigurationProblem] {
+        var problems: [ConfigurationProblem] = []
+        let dataplanes = compiledIn.filter { $0.isDataplane && configuration.plugins[$0.name] != nil }.map(\.name)
+        let choices = compiledIn.filter(\.isDataplane).map(\.name)
+        if dataplanes.count > 1 || (dataplanes.isEmpty && !choices.isEmpty) {
+            problems.append(
+                .init(
+                    path: "$.plugins",
+                    found: dataplanes.isEmpty ? "no dataplane" : "\(dataplanes.count) dataplanes (\(dataplanes.joined(separator: ", ")))",
+                    allowed: "exactly one of \(choices.joined(separator: ", "))",
+                    suggestion: dataplanes.isEmpty ? "\"\(choices[0])\": {}" : "only \"\(dataplanes[0])\""))
+        }
+        let network = configuration.network
+        for (index, cidr) in network.podCIDRs.enumerated() {
+            let path = "$.network.podCIDRs[\(index)]"
+            if let other = network.podCIDRs[..<index].first(where: { $0.overlaps(cidr) }) {
+                problems.append(
+                    .init(path: path, found: "\(cidr), which overlaps \(other)", allowed: "ranges that do not overlap"))
+            }
+            let smallest = cidr.family == .v4 ? 29 : 124
+            if cidr.prefixLength > smallest {
+                problems.append(
+                    .init(path: path, found: "\(cidr), too small for a node", allowed: "a prefix length of at most \(smallest)"))
+            }
+        }
+        for (index, cidr) in (configuration.node.podCIDRs ?? []).enumerated()
+        where !network.podCIDRs.contains(where: { $0.contains(cidr) }) {
+            problems.append(
+                .init(
+                    path: "$.node.podCIDRs[\(index)]", found: "\(cidr)",
+                    allowed: "a part of network.podCIDRs (\(network.podCIDRs.map(\.description).joined(separator: ", ")))"))
+        }
+        if configuration.cni.configFile.contains("/") {
+            problems.append(
+                .init(path: "$.cni.configFile", found: "a path", allowed: "a file name without \"/\""))
+        }
+        return problems
+    }
+}

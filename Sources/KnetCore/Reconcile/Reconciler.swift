@@ -1,0 +1,188 @@
+public import Logging
+import Synchronization
+
+/// What a reconciler did and what troubles it, for status and metrics.
+public struct ReconcilerReport: Sendable {
+    public var passes = 0
+    public var entriesAdded = 0
+    public var entriesRemoved = 0
+    public var failures = 0
+    public var resyncs = 0
+    /// Entries that are desired now.
+    public var entries = 0
+    /// Seconds that the last pass took.
+    public var lastPassSeconds = 0.0
+    /// Whether the kernel has been brought to a complete state at least once.
+    public var isInForce = false
+    /// What is wrong now, by object.
+    public var faults: [ObjectKey: String] = [:]
+    /// What is wrong now with no object to blame.
+    public var otherFaults: [String] = []
+}
+
+/// A reconciler without its plugin's type.
+public protocol ReconcilerHandle: Sendable {
+    var name: String { get }
+    var report: ReconcilerReport { get }
+
+    /// Follows the state until the task is cancelled.
+    func run() async
+
+    /// Asks for a comparison with the kernel, because something in it changed under us.
+    func kernelChanged()
+
+    /// Returns once the entries for `key` are in force as of the state's `version`.
+    /// - Throws: `NotInForce` where the kernel refused one of them.
+    func inForce(_ key: ObjectKey, version: UInt64) async throws
+}
+
+/// Entries of an object that could not be brought into force.
+public struct NotInForce: Error, CustomStringConvertible {
+    public let key: ObjectKey
+    public let reason: String
+    public var description: String { "\(key): \(reason)" }
+}
+
+/// The loop that keeps the kernel as the state wants it, for one plugin. It wakes for changes of the state, for events
+/// of the kernel, for a periodic full comparison and for retries; it never gives up.
+public actor Reconciler<P: Plugin>: ReconcilerHandle {
+    private struct Wake {
+        var resync = false
+    }
+
+    private struct Waiter {
+        let key: ObjectKey
+        let version: UInt64
+        let continuation: CheckedContinuation<Void, any Error>
+    }
+
+    private var pass: ReconcilePass<P>
+    private let store: StateStore
+    private let logger: Logger
+    private let resyncInterval: Duration
+    private let executor: any SerialExecutor
+    private let wakes: AsyncStream<Void>
+    private let waker: AsyncStream<Void>.Continuation
+    private let wake = Mutex(Wake())
+    private let shared = Mutex(ReconcilerReport())
+    private var version: UInt64 = 0
+    private var waiters: [Waiter] = []
+    private var retryDelay = Duration.milliseconds(50)
+
+    public nonisolated let name: String
+    public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
+
+    /// - Parameters:
+    ///   - executor: where the plugin's blocking kernel calls run; not the cooperative pool.
+    ///   - resyncInterval: time between full comparisons with the kernel.
+    public init(
+        plugin: P, store: StateStore, executor: any SerialExecutor, resyncInterval: Duration, logger: Logger
+    ) {
+        pass = ReconcilePass(plugin: plugin)
+        name = plugin.name
+        self.store = store
+        self.executor = executor
+        self.resyncInterval = resyncInterval
+        self.logger = logger
+        (wakes, waker) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
+    }
+
+    public nonisolated var report: ReconcilerReport { shared.withLock { $0 } }
+
+    public nonisolated func kernelChanged() {
+        wake.withLock { $0.resync = true }
+        waker.yield()
+    }
+
+    public func run() async {
+        let subscription = store.follow { [waker] in waker.yield() }
+        kernelChanged()
+        await withTaskGroup { group in
+            group.addTask { [self, resyncInterval] in
+                while (try? await Task.sleep(for: resyncInterval)) != nil { kernelChanged() }
+            }
+            for await _ in wakes {
+                turn(subscription)
+                if pass.needsRetry {
+                    let delay = retryDelay
+                    retryDelay = min(retryDelay * 2, .seconds(30))
+                    group.addTask { [waker] in
+                        if (try? await Task.sleep(for: delay)) != nil { waker.yield() }
+                    }
+                } else {
+                    retryDelay = .milliseconds(50)
+                }
+            }
+            group.cancelAll()
+        }
+        for waiter in waiters { waiter.continuation.resume(throwing: CancellationError()) }
+        waiters = []
+    }
+
+    public func inForce(_ key: ObjectKey, version: UInt64) async throws {
+        if self.version >= version {
+            if let reason = pass.faults[key] { throw NotInForce(key: key, reason: reason) }
+            return
+        }
+        try await withCheckedThrowingContinuation { continuation in
+            waiters.append(Waiter(key: key, version: version, continuation: continuation))
+        }
+    }
+
+    /// Reads, decides and applies without a suspension between.
+    private func turn(_ subscription: StateStore.Subscription) {
+        let resync = wake.withLock { wake in
+            defer { wake.resync = false }
+            return wake.resync
+        }
+        let start = ContinuousClock.now
+        let change = subscription.take()
+        let outcome = pass.run(change, resync: resync)
+        let elapsed = ContinuousClock.now - start
+        version = change.state.version
+        report(outcome, elapsed: elapsed, resync: resync, complete: change.state.isComplete)
+        release()
+    }
+
+    private func release() {
+        waiters.removeAll { waiter in
+            guard waiter.version <= version else { return false }
+            if let reason = pass.faults[waiter.key] {
+                waiter.continuation.resume(throwing: NotInForce(key: waiter.key, reason: reason))
+            } else {
+                waiter.continuation.resume()
+            }
+            return true
+        }
+    }
+
+    private func report(_ outcome: ReconcilePass<P>.Outcome, elapsed: Duration, resync: Bool, complete: Bool) {
+        let seconds = elapsed / .seconds(1)
+        shared.withLock {
+            $0.passes += 1
+            $0.entriesAdded += outcome.added
+            $0.entriesRemoved += outcome.removed
+            $0.failures += outcome.failed
+            $0.resyncs += resync ? 1 : 0
+            $0.entries = pass.tracker.desiredCount
+            $0.lastPassSeconds = seconds
+            $0.isInForce = $0.isInForce || (complete && !pass.needsRetry)
+            $0.faults = pass.faults
+            $0.otherFaults = pass.refused + (pass.readFault.map { [$0] } ?? [])
+        }
+        if outcome.added + outcome.removed > 0 {
+            logger.info(
+                "kernel changed",
+                metadata: [
+                    "plugin": "\(name)", "op": "\(resync ? "resync" : "apply")", "added": "\(outcome.added)",
+                    "removed": "\(outcome.removed)", "ms": "\((seconds * 100_000).rounded() / 100)",
+                ])
+        }
+        if outcome.failed > 0 {
+            let reason = pass.readFault ?? pass.refused.first ?? ""
+            logger.warning(
+                "kernel refused a change; trying again",
+                metadata: ["plugin": "\(name)", "failed": "\(outcome.failed)", "reason": "\(reason)"])
+        }
+    }
+}

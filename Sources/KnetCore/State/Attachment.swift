@@ -1,0 +1,63 @@
+/// One interface of one container, as the CNI specification identifies it.
+public struct AttachmentID: Hashable, Sendable, CustomStringConvertible {
+    public let containerID: String
+    /// The interface's name inside the pod.
+    public let interface: String
+
+    public init(containerID: String, interface: String) {
+        self.containerID = containerID
+        self.interface = interface
+    }
+
+    public var description: String { "\(containerID)/\(interface)" }
+}
+
+/// A pod's interface on this node: what CNI ADD made and CNI DEL removes.
+public struct Attachment: Hashable, Sendable {
+    public let id: AttachmentID
+    /// The CNI network's name.
+    public let network: String
+    /// Namespace and name where the runtime told them (`K8S_POD_NAMESPACE`, `K8S_POD_NAME`).
+    public let podNamespace: String?
+    public let podName: String?
+    /// Path of the network namespace as the runtime gave it.
+    public let namespacePath: String
+    /// The kernel's identity of that namespace, never used twice in one boot (`SO_NETNS_COOKIE`).
+    public let namespaceCookie: UInt64
+    public let addresses: [IPAddress]
+    /// Whether ADD was answered; what is not complete is undone.
+    public var isComplete: Bool
+
+    public init(
+        id: AttachmentID, network: String, podNamespace: String?, podName: String?, namespacePath: String,
+        namespaceCookie: UInt64, addresses: [IPAddress], isComplete: Bool = false
+    ) {
+        self.id = id
+        self.network = network
+        self.podNamespace = podNamespace
+        self.podName = podName
+        self.namespacePath = namespacePath
+        self.namespaceCookie = namespaceCookie
+        self.addresses = addresses
+        self.isComplete = isComplete
+    }
+
+    /// The host's end of the veth: `knet` and eleven digits of the identity, 15 bytes in all.
+    public var hostLink: String { Self.hostLinkPrefix + Self.digits(StableHash.of(id.description), count: 11) }
+    /// The host end's address, known without asking.
+    public var hostMAC: MACAddress { MACAddress(derivedFrom: "host \(id)") }
+    /// The pod end's address.
+    public var podMAC: MACAddress { MACAddress(derivedFrom: "pod \(id)") }
+
+    public static let hostLinkPrefix = "knet"
+
+    /// For people: `namespace/name`, or the container's id.
+    public var title: String {
+        if let podNamespace, let podName { "\(podNamespace)/\(podName)" } else { id.containerID }
+    }
+
+    private static func digits(_ number: UInt64, count: Int) -> String {
+        let text = String(number, radix: 36)
+        return String(String(repeating: "0", count: count) + text).suffix(count).lowercased()
+    }
+}

@@ -1,0 +1,33 @@
+/// What this node knows of itself: its name and ranges, and its uplinks as the kernel has them.
+public struct LocalNode: Hashable, Sendable {
+    /// The interface through which the other nodes are reached in one family.
+    public struct Uplink: Hashable, Sendable {
+        public let link: String
+        /// This node's own address there.
+        public let address: IPAddress
+        /// The addresses that are on the link.
+        public let subnet: CIDR
+        /// Bytes.
+        public let mtu: Int
+
+        public init(link: String, address: IPAddress, subnet: CIDR, mtu: Int) {
+            self.link = link
+            self.address = address
+            self.subnet = subnet
+            self.mtu = mtu
+        }
+    }
+
+    public let name: String
+    /// This node's ranges, at most one of each family in use.
+    public let podCIDRs: [CIDR]
+    public let uplinks: [IPFamily: Uplink]
+
+    public init(name: String, podCIDRs: [CIDR], uplinks: [IPFamily: Uplink]) {
+        self.name = name
+        self.podCIDRs = podCIDRs
+        self.uplinks = uplinks
+    }
+
+    public func podCIDR(_ family: IPFamily) -> CIDR? { podCIDRs.first { $0.family == family } }
+}

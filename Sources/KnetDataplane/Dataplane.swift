@@ -1,0 +1,99 @@
+import HashTreeCollections
+public import KnetCore
+
+/// How pod traffic gets from node to node. A dataplane says what it wants in the kernel, purely; pod links, forwarding
+/// and masquerade are the same for all of them and live in `DataplanePlugin`.
+public protocol Dataplane: Sendable {
+    /// The key under `plugins` in the configuration.
+    var name: String { get }
+
+    /// What this node needs whoever its peers are.
+    func entries(local: LocalNode) -> [NetworkEntry]
+
+    /// The way to the pods of one other node.
+    /// - Throws: `UnreachablePeer` where there is none.
+    func entries(peer: Node, local: LocalNode) throws -> [NetworkEntry]
+
+    /// Bytes of the largest packet that a pod can send to another node's pod unfragmented.
+    func mtu(_ family: IPFamily, local: LocalNode) -> Int
+}
+
+/// A node to whose pods no way leads, and what would make one.
+public struct UnreachablePeer: Error, CustomStringConvertible {
+    public let reason: String
+    public init(_ reason: String) { self.reason = reason }
+    public var description: String { reason }
+}
+
+/// A dataplane with what every dataplane needs: the plugin that the reconciler runs.
+public struct DataplanePlugin: Plugin {
+    public let dataplane: any Dataplane
+    private let network: Configuration.Network
+    private let kernel: NetworkKernel
+
+    public init(_ dataplane: any Dataplane, network: Configuration.Network, kernel: NetworkKernel) {
+        self.dataplane = dataplane
+        self.network = network
+        self.kernel = kernel
+    }
+
+    public var name: String { dataplane.name }
+
+    /// Every peer's entries depend on this node's own addresses and devices.
+    public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {
+        keys.contains(.local) ? keys.union(state.nodes.keys) : keys
+    }
+
+    public func entries(for key: ObjectKey, in state: ClusterState) throws -> [NetworkEntry] {
+        switch key.kind {
+        case .local:
+            return state.local.map { forwarding($0) + dataplane.entries(local: $0) } ?? []
+        case .attachment:
+            return state.attachments[key].map(Self.entries) ?? []
+        case .node:
+            guard let local = state.local, let node = state.nodes[key], node.metadata.name != local.name else { return [] }
+            try checkRanges(of: node)
+            return try dataplane.entries(peer: node, local: local)
+        default: return []
+        }
+    }
+
+    public func read() throws -> [NetworkEntry] { try kernel.read() }
+
+    public func apply(_ changes: KernelChanges<NetworkEntry>) -> KernelOutcome<NetworkEntry> { kernel.apply(changes) }
+
+    /// Bytes of the largest packet of a pod, by family of its addresses.
+    public func podMTU(_ family: IPFamily, local: LocalNode) -> Int {
+        if case .fixed(let bytes) = network.mtu { return bytes }
+        return dataplane.mtu(family, local: local)
+    }
+
+    private func forwarding(_ local: LocalNode) -> [NetworkEntry] {
+        let families = Set(local.podCIDRs.map(\.family))
+        let sysctls = families.sorted().compactMap { family in
+            Forwarding.sysctls[family].map { NetworkEntry.sysctl(name: $0, value: "1") }
+        }
+        // An address of ours that no pod has must not leave by the default route.
+        let unreachable = local.podCIDRs.map { NetworkEntry.route(NetworkRoute(to: $0, link: nil)) }
+        let table = MasqueradeTable.table(sources: local.podCIDRs, network: network).map { [NetworkEntry.table($0)] } ?? []
+        return sysctls + unreachable + table
+    }
+
+    private static func entries(_ attachment: Attachment) -> [NetworkEntry] {
+        attachment.addresses.flatMap { address -> [NetworkEntry] in
+            [
+                .neighbour(link: attachment.hostLink, address: address, mac: attachment.podMAC),
+                .route(NetworkRoute(to: CIDR(host: address), link: attachment.hostLink)),
+            ]
+        }
+    }
+
+    private func checkRanges(of node: Node) throws {
+        guard !node.podCIDRs.isEmpty else {
+            throw UnreachablePeer("the Node has no spec.podCIDRs")
+        }
+        for cidr in node.podCIDRs where !network.podCIDRs.contains(where: { $0.contains(cidr) }) {
+            throw UnreachablePeer("spec.podCIDRs has \(cidr), which is no part of network.podCIDRs")
+        }
+    }
+}

@@ -1,0 +1,260 @@
+public import KnetCore
+public import KnetLinux
+import Glibc
+import Synchronization
+
+/// Reads and writes `NetworkEntry`s in the network namespace in which it was made.
+public final class NetworkKernel: Sendable {
+    /// Tables that belong to dataplanes.
+    static let tables = [MasqueradeTable.name]
+
+    private let pool: NetlinkPool
+    private let nftables: Nftables
+    /// How this libnftables prints what we wrote, where that differs from our own form.
+    private let printedForm = Mutex<[NftablesTable: String]>([:])
+
+    public init(pool: NetlinkPool, nftables: Nftables) {
+        self.pool = pool
+        self.nftables = nftables
+    }
+
+    // MARK: Reading
+
+    /// Everything in the kernel that bears the mark of a dataplane.
+    public func read() throws -> [NetworkEntry] {
+        try pool.with { socket in
+            let links = try socket.links()
+            let names = Dictionary(links.map { ($0.index, $0.name) }) { first, _ in first }
+            let devices = links.filter { $0.kind == "vxlan" && $0.alias == VXLANDevice.alias }
+            let overlay = Set(devices.map(\.index))
+            let pods = Set(links.filter { $0.alias?.hasPrefix(PodLink.aliasPrefix) == true }.map(\.index))
+            var entries = devices.compactMap { Self.entry($0, names: names) }
+            if !overlay.isEmpty {
+                entries += try socket.addresses().filter { overlay.contains($0.index) }.compactMap { address in
+                    names[address.index].map {
+                        .address(link: $0, address: address.address, prefixLength: address.prefixLength)
+                    }
+                }
+                entries += try socket.fdb().filter { overlay.contains($0.index) && $0.mac.number != 0 }
+                    .compactMap { entry in
+                        names[entry.index].map { .fdb(link: $0, mac: entry.mac, destination: entry.destination) }
+                    }
+            }
+            entries += try socket.permanentNeighbours()
+                .filter { overlay.contains($0.index) || pods.contains($0.index) }
+                .compactMap { neighbour in
+                    names[neighbour.index].map { .neighbour(link: $0, address: neighbour.address, mac: neighbour.mac) }
+                }
+            for family in IPFamily.allCases {
+                entries += try socket.routes(family, origin: Route.knetdOrigin).map { route in
+                    .route(
+                        NetworkRoute(
+                            to: route.destination, via: route.gateway, link: names[route.index], onlink: route.onlink))
+                }
+            }
+            return entries + readSysctls() + (try readTables())
+        }
+    }
+
+    private static func entry(_ link: Link, names: [Int32: String]) -> NetworkEntry? {
+        guard let vxlan = link.vxlan else { return nil }
+        var device = VXLANDevice(
+            name: link.name, mac: link.mac ?? MACAddress(number: 0), mtu: link.mtu, vni: vxlan.vni, port: vxlan.port,
+            local: vxlan.local, underlay: names[vxlan.underlay] ?? "")
+        device.learning = vxlan.learning
+        device.isUp = link.isUp
+        return .vxlan(device)
+    }
+
+    private func readSysctls() -> [NetworkEntry] {
+        Forwarding.sysctls.values.compactMap { name in
+            (try? Sysctl.read(name)).map { .sysctl(name: name, value: $0) }
+        }
+    }
+
+    private func readTables() throws -> [NetworkEntry] {
+        try Self.tables.compactMap { name in
+            guard let text = try nftables.list(table: name) else { return nil }
+            let written = printedForm.withLock { forms in forms.first { $0.key.name == name && $0.value == text }?.key }
+            return .table(written ?? NftablesTable(name: name, text: text))
+        }
+    }
+
+    // MARK: Writing
+
+    public func apply(_ changes: KernelChanges<NetworkEntry>) -> KernelOutcome<NetworkEntry> {
+        var outcome = KernelOutcome<NetworkEntry>()
+        do {
+            try pool.with { socket in
+                applyOneByOne(changes, socket, &outcome)
+                try send(changes.add.filter(\.isBatched).sorted { $0.rank < $1.rank }, socket, &outcome) {
+                    try $0.addition(replacing: changes.replaced[$0.id])
+                }
+                try send(changes.remove.filter(\.isBatched).sorted { $0.rank > $1.rank }, socket, &outcome) {
+                    try $0.removal()
+                }
+                for case .vxlan(let device) in changes.remove {
+                    attempt(.vxlan(device), &outcome) { try socket.request(.deleteLink(name: device.name)) }
+                }
+            }
+        } catch {
+            // The socket itself failed: nothing is known of any of them.
+            outcome.failures = (changes.add + changes.remove).map { KernelFailure(entry: $0, reason: "\(error)") }
+        }
+        return outcome
+    }
+
+    /// What cannot go into a batch of netlink requests, and what the batch builds on.
+    private func applyOneByOne(
+        _ changes: KernelChanges<NetworkEntry>, _ socket: NetlinkSocket, _ outcome: inout KernelOutcome<NetworkEntry>
+    ) {
+        for entry in changes.add {
+            switch entry {
+            case .sysctl(let name, let value):
+                attempt(entry, &outcome) { try Forwarding.set(name, value, socket) }
+            case .vxlan(let device):
+                var isNew = false
+                attempt(entry, &outcome) { isNew = try assert(device, replacing: changes.replaced[entry.id], socket) }
+                if isNew { outcome.mustReadBack = true }
+            case .table(let table):
+                attempt(entry, &outcome) { try replace(table) }
+            default: break
+            }
+        }
+        for case .table(let table) in changes.remove {
+            attempt(.table(table), &outcome) { try nftables.run("delete table \(table.name)") }
+        }
+    }
+
+    /// - Returns: whether the device was made anew, which takes with it all that stood on the old one.
+    private func assert(_ device: VXLANDevice, replacing old: NetworkEntry?, _ socket: NetlinkSocket) throws -> Bool {
+        if case .vxlan(let old)? = old {
+            if old.canBecome(device) {
+                try socket.request(
+                    .changeLink(index: NetlinkSocket.index(of: device.name), up: true, mtu: device.mtu, mac: device.mac))
+                return false
+            }
+            try socket.request(.deleteLink(name: device.name))
+        }
+        let parameters = VXLAN(
+            vni: device.vni, port: device.port, local: device.local,
+            underlay: try NetlinkSocket.index(of: device.underlay))
+        do {
+            try socket.request(
+                .createVXLAN(
+                    name: device.name, mac: device.mac, mtu: device.mtu, alias: VXLANDevice.alias, parameters))
+        } catch let error as SystemError where error.errno == EEXIST {
+            throw SystemError(
+                error.operation, errno: EEXIST,
+                detail: (error.detail.map { "\($0); " } ?? "")
+                    + "remove the other device (Flannel's is flannel.\(device.vni)) or set another plugins.overlay.vni")
+        }
+        return old != nil
+    }
+
+    private func replace(_ table: NftablesTable) throws {
+        // `add` before `delete` lets the deletion succeed where there is nothing yet; all three are one transaction.
+        try nftables.run("add table \(table.name)\ndelete table \(table.name)\n\(table.text)")
+        if let printed = try nftables.list(table: table.name) {
+            printedForm.withLock { forms in
+                forms = forms.filter { $0.key.name != table.name }
+                forms[table] = printed
+            }
+        }
+    }
+
+    private func send(
+        _ entries: [NetworkEntry], _ socket: NetlinkSocket, _ outcome: inout KernelOutcome<NetworkEntry>,
+        message: (NetworkEntry) throws -> NetlinkMessage?
+    ) throws {
+        var batch = NetlinkBatch()
+        var sent: [NetworkEntry] = []
+        for entry in entries {
+            do {
+                guard let message = try message(entry) else { continue }
+                batch.append(message)
+                sent.append(entry)
+            } catch {
+                outcome.failures.append(KernelFailure(entry: entry, reason: "\(error)"))
+            }
+        }
+        for (entry, error) in zip(sent, try socket.send(batch)) {
+            if let error { outcome.failures.append(KernelFailure(entry: entry, reason: entry.explain(error))) }
+        }
+    }
+
+    private func attempt(
+        _ entry: NetworkEntry, _ outcome: inout KernelOutcome<NetworkEntry>, _ body: () throws -> Void
+    ) {
+        do { try body() } catch { outcome.failures.append(KernelFailure(entry: entry, reason: "\(error)")) }
+    }
+}
+
+extension NetworkEntry {
+    /// Whether the entry is one netlink request, which can share a datagram with others.
+    fileprivate var isBatched: Bool {
+        switch self {
+        case .address, .neighbour, .fdb, .route: true
+        case .sysctl, .vxlan, .table: false
+        }
+    }
+
+    /// Additions go in this order, removals in the opposite one.
+    fileprivate var rank: Int {
+        switch self {
+        case .sysctl, .vxlan, .table: 0
+        case .address: 1
+        case .neighbour: 2
+        case .fdb: 3
+        case .route(let route): route.gateway == nil ? 4 : 5
+        }
+    }
+
+    fileprivate func addition(replacing old: NetworkEntry?) throws -> NetlinkMessage? {
+        switch self {
+        case .address(let link, let address, let length):
+            .addAddress(address, prefixLength: length, index: try NetlinkSocket.index(of: link))
+        case .neighbour(let link, let address, let mac):
+            .replaceNeighbour(Neighbour(index: try NetlinkSocket.index(of: link), address: address, mac: mac))
+        case .fdb(let link, let mac, let destination):
+            .replaceFDB(FDBEntry(index: try NetlinkSocket.index(of: link), mac: mac, destination: destination))
+        case .route(let route): .addRoute(try route.resolved(), replacing: old != nil)
+        case .sysctl, .vxlan, .table: nil
+        }
+    }
+
+    /// The request that removes the entry; `nil` where it went with its link.
+    fileprivate func removal() throws -> NetlinkMessage? {
+        switch self {
+        case .address(let link, let address, let length):
+            (try? NetlinkSocket.index(of: link)).map {
+                .deleteAddress(address, prefixLength: length, index: $0)
+            }
+        case .neighbour(let link, let address, let mac):
+            (try? NetlinkSocket.index(of: link)).map {
+                .deleteNeighbour(Neighbour(index: $0, address: address, mac: mac))
+            }
+        case .fdb(let link, let mac, let destination):
+            (try? NetlinkSocket.index(of: link)).map {
+                .deleteFDB(FDBEntry(index: $0, mac: mac, destination: destination))
+            }
+        case .route(let route): (try? route.resolved()).map { .deleteRoute($0) }
+        case .sysctl, .vxlan, .table: nil
+        }
+    }
+
+    fileprivate func explain(_ error: SystemError) -> String {
+        if case .route = self, error.errno == EEXIST {
+            return "\(error); a route to this destination that is not knetd's is in the way: remove it"
+        }
+        return "\(error)"
+    }
+}
+
+extension NetworkRoute {
+    func resolved() throws -> Route {
+        Route(
+            destination: destination, gateway: gateway, index: try link.map { try NetlinkSocket.index(of: $0) } ?? 0,
+            onlink: onlink)
+    }
+}

@@ -1,0 +1,224 @@
+public import KnetCore
+import CMnl
+import Glibc
+
+/// A network interface as the kernel has it.
+public struct Link: Hashable, Sendable {
+    public var index: Int32 = 0
+    public var name = ""
+    public var mac: MACAddress?
+    /// Bytes.
+    public var mtu = 0
+    public var isUp = false
+    public var isLoopback = false
+    /// `ip link set … alias`: where knetd puts its mark.
+    public var alias: String?
+    /// `veth`, `vxlan`, `bridge`; `nil` for hardware.
+    public var kind: String?
+    public var master: Int32?
+    public var vxlan: VXLAN?
+}
+
+/// The parameters of a VXLAN device (`IFLA_VXLAN_*`).
+public struct VXLAN: Hashable, Sendable {
+    public let vni: UInt32
+    /// UDP destination port.
+    public let port: UInt16
+    /// Outer source address.
+    public let local: IPAddress
+    /// Index of the interface beneath.
+    public let underlay: Int32
+    /// Whether it learns MAC addresses from traffic.
+    public let learning: Bool
+
+    public init(vni: UInt32, port: UInt16, local: IPAddress, underlay: Int32, learning: Bool = false) {
+        self.vni = vni
+        self.port = port
+        self.local = local
+        self.underlay = underlay
+        self.learning = learning
+    }
+}
+
+/// Both ends of a veth that is to be made, the second directly in another namespace.
+public struct VethRequest: Sendable {
+    public let name: String
+    public let mac: MACAddress
+    public let alias: String?
+    public let peerName: String
+    public let peerMAC: MACAddress
+    /// Open descriptor of the peer's network namespace; `nil` for the same one.
+    public let peerNamespace: Int32?
+    public let mtu: Int
+
+    public init(
+        name: String, mac: MACAddress, alias: String?, peerName: String, peerMAC: MACAddress, peerNamespace: Int32?,
+        mtu: Int
+    ) {
+        self.name = name
+        self.mac = mac
+        self.alias = alias
+        self.peerName = peerName
+        self.peerMAC = peerMAC
+        self.peerNamespace = peerNamespace
+        self.mtu = mtu
+    }
+}
+
+extension NetlinkSocket {
+    /// All interfaces of the namespace.
+    public func links() throws -> [Link] {
+        var links: [Link] = []
+        try dump {
+            var message = NetlinkMessage("list links", type: RTM_GETLINK)
+            message.put(ifinfomsg())
+            return message
+        } restart: {
+            links = []
+        } visit: { reply in
+            if let link = Link(reply) { links.append(link) }
+        }
+        return links
+    }
+
+    /// The interface of the name; `nil` where there is none.
+    public func link(named name: String) throws -> Link? {
+        // A dump of one: a plain request's answer would need another way of receiving.
+        try links().first { $0.name == name }
+    }
+
+    /// Index of the interface of the name in the calling thread's namespace.
+    /// - Throws: `ENODEV` where there is none.
+    public static func index(of name: String) throws(SystemError) -> Int32 {
+        let index = if_nametoindex(name)
+        guard index != 0 else { throw SystemError("find link \(name)", errno: ENODEV) }
+        return Int32(index)
+    }
+}
+
+extension Link {
+    init?(_ reply: NetlinkReply) {
+        guard reply.type == Int(RTM_NEWLINK) || reply.type == Int(RTM_DELLINK), let fixed = reply.fixed(ifinfomsg.self)
+        else { return nil }
+        index = fixed.ifi_index
+        isUp = fixed.ifi_flags & UInt32(IFF_UP) != 0
+        isLoopback = fixed.ifi_flags & UInt32(IFF_LOOPBACK) != 0
+        for attribute in reply.attributes(after: ifinfomsg.self) {
+            switch attribute.type {
+            case Int(IFLA_IFNAME): name = attribute.text
+            case Int(IFLA_ADDRESS): mac = attribute.mac
+            case Int(IFLA_MTU): mtu = Int(attribute.integer(UInt32.self) ?? 0)
+            case Int(IFLA_IFALIAS): alias = attribute.text
+            case Int(IFLA_MASTER): master = attribute.integer()
+            case Int(IFLA_LINKINFO):
+                kind = attribute.nested[IFLA_INFO_KIND]?.text
+                if kind == "vxlan", let data = attribute.nested[IFLA_INFO_DATA] { vxlan = VXLAN(data.nested) }
+            default: break
+            }
+        }
+    }
+}
+
+extension VXLAN {
+    init?(_ attributes: NetlinkAttributes) {
+        guard let vni = attributes[IFLA_VXLAN_ID]?.integer(UInt32.self),
+            let port = attributes[IFLA_VXLAN_PORT]?.integer(UInt16.self),
+            let local = (attributes[IFLA_VXLAN_LOCAL] ?? attributes[IFLA_VXLAN_LOCAL6])?.address
+        else { return nil }
+        self.init(
+            vni: vni, port: UInt16(bigEndian: port), local: local,
+            underlay: attributes[IFLA_VXLAN_LINK]?.integer(Int32.self) ?? 0,
+            learning: attributes[IFLA_VXLAN_LEARNING]?.integer(UInt8.self) != 0)
+    }
+}
+
+extension NetlinkMessage {
+    private static let up = UInt32(IFF_UP)
+    private static let createFlags = NLM_F_CREATE | NLM_F_EXCL
+
+    /// A veth, both ends up, neither with an IPv6 link-local address that nobody asked for on the host's side.
+    public static func createVeth(_ request: VethRequest) -> NetlinkMessage {
+        var message = NetlinkMessage(
+            "create veth \(request.name)", type: RTM_NEWLINK, flags: createFlags)
+        message.put(ifinfomsg(ifi_family: 0, __ifi_pad: 0, ifi_type: 0, ifi_index: 0, ifi_flags: up, ifi_change: up))
+        message.put(IFLA_IFNAME, text: request.name)
+        message.put(IFLA_ADDRESS, bytes: request.mac.bytes)
+        message.put(IFLA_MTU, UInt32(request.mtu))
+        if let alias = request.alias { message.put(IFLA_IFALIAS, bytes: Array(alias.utf8)) }
+        message.putNoLinkLocal()
+        message.nest(IFLA_LINKINFO) {
+            $0.put(IFLA_INFO_KIND, text: "veth")
+            $0.nest(IFLA_INFO_DATA) {
+                $0.nest(VETH_INFO_PEER) { message in
+                    message.put(
+                        ifinfomsg(ifi_family: 0, __ifi_pad: 0, ifi_type: 0, ifi_index: 0, ifi_flags: up, ifi_change: up))
+                    message.put(IFLA_IFNAME, text: request.peerName)
+                    message.put(IFLA_ADDRESS, bytes: request.peerMAC.bytes)
+                    message.put(IFLA_MTU, UInt32(request.mtu))
+                    if let namespace = request.peerNamespace { message.put(IFLA_NET_NS_FD, namespace) }
+                }
+            }
+        }
+        return message
+    }
+
+    /// A VXLAN device, up, that learns nothing: its FDB is written by knetd.
+    public static func createVXLAN(name: String, mac: MACAddress, mtu: Int, alias: String, _ vxlan: VXLAN) -> NetlinkMessage {
+        var message = NetlinkMessage("create VXLAN device \(name)", type: RTM_NEWLINK, flags: createFlags)
+        message.put(ifinfomsg(ifi_family: 0, __ifi_pad: 0, ifi_type: 0, ifi_index: 0, ifi_flags: up, ifi_change: up))
+        message.put(IFLA_IFNAME, text: name)
+        message.put(IFLA_ADDRESS, bytes: mac.bytes)
+        message.put(IFLA_MTU, UInt32(mtu))
+        message.put(IFLA_IFALIAS, bytes: Array(alias.utf8))
+        message.putNoLinkLocal()
+        message.nest(IFLA_LINKINFO) {
+            $0.put(IFLA_INFO_KIND, text: "vxlan")
+            $0.nest(IFLA_INFO_DATA) {
+                $0.put(IFLA_VXLAN_ID, vxlan.vni)
+                $0.put(IFLA_VXLAN_LINK, UInt32(vxlan.underlay))
+                $0.put(vxlan.local.family == .v4 ? IFLA_VXLAN_LOCAL : IFLA_VXLAN_LOCAL6, bytes: vxlan.local.bytes)
+                $0.put(IFLA_VXLAN_PORT, vxlan.port.bigEndian)
+                $0.put(IFLA_VXLAN_LEARNING, UInt8(vxlan.learning ? 1 : 0))
+            }
+        }
+        return message
+    }
+
+    /// A bridge, up.
+    public static func createBridge(name: String) -> NetlinkMessage {
+        var message = NetlinkMessage("create bridge \(name)", type: RTM_NEWLINK, flags: createFlags)
+        message.put(ifinfomsg(ifi_family: 0, __ifi_pad: 0, ifi_type: 0, ifi_index: 0, ifi_flags: up, ifi_change: up))
+        message.put(IFLA_IFNAME, text: name)
+        message.nest(IFLA_LINKINFO) { $0.put(IFLA_INFO_KIND, text: "bridge") }
+        return message
+    }
+
+    /// Changes what is given and leaves the rest.
+    public static func changeLink(
+        index: Int32, up isUp: Bool? = nil, mtu: Int? = nil, mac: MACAddress? = nil, master: Int32? = nil
+    ) -> NetlinkMessage {
+        var message = NetlinkMessage("change link \(index)", type: RTM_NEWLINK)
+        message.put(
+            ifinfomsg(
+                ifi_family: 0, __ifi_pad: 0, ifi_type: 0, ifi_index: index, ifi_flags: isUp == true ? up : 0,
+                ifi_change: isUp == nil ? 0 : up))
+        if let mtu { message.put(IFLA_MTU, UInt32(mtu)) }
+        if let mac { message.put(IFLA_ADDRESS, bytes: mac.bytes) }
+        if let master { message.put(IFLA_MASTER, UInt32(master)) }
+        return message
+    }
+
+    public static func deleteLink(name: String) -> NetlinkMessage {
+        var message = NetlinkMessage("delete link \(name)", type: RTM_DELLINK)
+        message.put(ifinfomsg())
+        message.put(IFLA_IFNAME, text: name)
+        return message
+    }
+
+    /// No automatic link-local address: nothing of ours uses it, and it would be announced to the pod.
+    private mutating func putNoLinkLocal() {
+        nest(IFLA_AF_SPEC) {
+            $0.nest(AF_INET6) { $0.put(IFLA_INET6_ADDR_GEN_MODE, UInt8(IN6_ADDR_GEN_MODE_NONE.rawValue)) }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+import CMnl
+import Glibc
+
+/// What the kernel told about itself.
+public enum KernelEvent: Sendable, Hashable {
+    case link
+    case address
+    case route
+    case neighbour
+    case sysctl
+    case nftables
+    /// Events were lost (`ENOBUFS`): anything may have changed.
+    case lost
+}
+
+/// Listens to the kernel's notifications of one network namespace and calls `notify` for those that others caused.
+/// The thread lives as long as the process.
+public enum NetlinkMonitor {
+    /// - Parameters:
+    ///   - pool: requests sent through it cause no event.
+    ///   - receiveBuffer: bytes; `nil` leaves the kernel's default. Tests make it small to lose events.
+    ///   - notify: called from the monitor's thread for every datagram, with what it told of; it must not block.
+    public static func start(
+        pool: NetlinkPool, receiveBuffer: Int32? = 4 << 20, notify: @escaping @Sendable (Set<KernelEvent>) -> Void
+    ) throws {
+        let routeGroups = [
+            RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE,
+            RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF,
+        ].map { Int32($0.rawValue) }
+        try listen(NETLINK_ROUTE, groups: routeGroups, pool, receiveBuffer, notify)
+        try listen(NETLINK_NETFILTER, groups: [Int32(NFNLGRP_NFTABLES.rawValue)], pool, receiveBuffer, notify)
+    }
+
+    private static func listen(
+        _ bus: Int32, groups: [Int32], _ pool: NetlinkPool, _ receiveBuffer: Int32?,
+        _ notify: @escaping @Sendable (Set<KernelEvent>) -> Void
+    ) throws {
+        let descriptor = try open(bus, groups: groups, receiveBuffer)
+        try DedicatedThread.start(name: "knetd-monitor") {
+            let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 16, alignment: 8)
+            while true {
+                let count = recv(descriptor.number, buffer.baseAddress, buffer.count, 0)
+                if count < 0 {
+                    if errno == EINTR { continue }
+                    notify([.lost])
+                    continue
+                }
+                var events: Set<KernelEvent> = []
+                try? NetlinkSocket.visit(UnsafeRawBufferPointer(rebasing: buffer[..<count])) { reply in
+                    if !pool.owns(port: reply.portID), let event = KernelEvent(messageType: reply.type) {
+                        events.insert(event)
+                    }
+                    return true
+                }
+                if !events.isEmpty { notify(events) }
+            }
+        }
+    }
+
+    private static func open(_ bus: Int32, groups: [Int32], _ receiveBuffer: Int32?) throws -> SharedDescriptor {
+        let descriptor = Descriptor(
+            owning: try syscall("netlink socket") {
+                socket(AF_NETLINK, Int32(SOCK_RAW.rawValue) | Int32(SOCK_CLOEXEC.rawValue), bus)
+            })
+        if var size = receiveBuffer {
+            // FORCE needs CAP_NET_ADMIN, as everything here does.
+            setsockopt(descriptor.number, SOL_SOCKET, SO_RCVBUFFORCE, &size, socklen_t(MemoryLayout<Int32>.size))
+        }
+        var address = sockaddr_nl()
+        address.nl_family = sa_family_t(AF_NETLINK)
+        try syscall("netlink bind") {
+            withUnsafePointer(to: &address) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    bind(descriptor.number, $0, socklen_t(MemoryLayout<sockaddr_nl>.size))
+                }
+            }
+        }
+        for var group in groups {
+            try syscall("join netlink group \(group)") {
+                setsockopt(
+                    descriptor.number, SOL_NETLINK, Int32(NETLINK_ADD_MEMBERSHIP), &group,
+                    socklen_t(MemoryLayout<Int32>.size))
+            }
+        }
+        return SharedDescriptor(descriptor)
+    }
+}
+
+extension KernelEvent {
+    init?(messageType: Int) {
+        switch messageType {
+        case Int(RTM_NEWLINK), Int(RTM_DELLINK): self = .link
+        case Int(RTM_NEWADDR), Int(RTM_DELADDR): self = .address
+        case Int(RTM_NEWROUTE), Int(RTM_DELROUTE): self = .route
+        case Int(RTM_NEWNEIGH), Int(RTM_DELNEIGH): self = .neighbour
+        case Int(RTM_NEWNETCONF), Int(RTM_DELNETCONF): self = .sysctl
+        case _ where messageType >> 8 == Int(NFNL_SUBSYS_NFTABLES): self = .nftables
+        default: return nil
+        }
+    }
+}

@@ -1,0 +1,18 @@
+import Glibc
+
+/// Kernel settings under /proc/sys, of the calling thread's network namespace where they are per namespace.
+public enum Sysctl {
+    /// - Parameter name: with slashes, such as `net/ipv4/ip_forward`; interface names may have dots.
+    public static func read(_ name: String) throws(SystemError) -> String {
+        let file = try Descriptor(opening: "/proc/sys/\(name)")
+        var bytes = [UInt8](repeating: 0, count: 256)
+        let count = try syscall("read sysctl \(name)") { Glibc.read(file.number, &bytes, bytes.count) }
+        return String(decoding: bytes[..<count], as: UTF8.self).split(separator: "\n").first.map(String.init) ?? ""
+    }
+
+    public static func write(_ name: String, _ value: String) throws(SystemError) {
+        let file = try Descriptor(opening: "/proc/sys/\(name)", O_WRONLY)
+        let bytes = Array(value.utf8)
+        try syscall("write sysctl \(name)=\(value)") { Glibc.write(file.number, bytes, bytes.count) }
+    }
+}

@@ -1,0 +1,76 @@
+import FoundationEssentials
+import KnetCore
+
+/// The manifests of one directory, as they were at the last look. Only files that changed are read again.
+struct ManifestDirectory {
+    private struct File {
+        /// Changes with every write: inode, size and modification time.
+        let stamp: FileStamp
+        let contents: ParsedManifest
+    }
+
+    private let path: String
+    private var files: [String: File] = [:]
+    private(set) var objects: [ObjectKey: AnyClusterObject] = [:]
+    private(set) var faults: [ManifestFault] = []
+
+    init(path: String) { self.path = path }
+
+    /// What a look found.
+    struct Changes {
+        var added: [AnyClusterObject] = []
+        var removed: [ObjectKey] = []
+        var isEmpty: Bool { added.isEmpty && removed.isEmpty }
+    }
+
+    /// Looks at the directory. One that does not exist holds nothing.
+    mutating func scan() -> Changes {
+        let names = ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).filter(Self.isManifest).sorted()
+        var seen: [String: File] = [:]
+        for name in names {
+            guard let stamp = FileStamp(path: "\(path)/\(name)") else { continue }
+            if let known = files[name], known.stamp == stamp {
+                seen[name] = known
+            } else {
+                seen[name] = File(stamp: stamp, contents: read(name))
+            }
+        }
+        files = seen
+        return replaceObjects()
+    }
+
+    private func read(_ name: String) -> ParsedManifest {
+        do {
+            return ManifestParser.parse(try Data(contentsOf: URL(fileURLWithPath: "\(path)/\(name)")), file: name)
+        } catch {
+            return ParsedManifest(faults: [ManifestFault(place: name, reason: "cannot be read: \(error)")])
+        }
+    }
+
+    private mutating func replaceObjects() -> Changes {
+        var found: [ObjectKey: AnyClusterObject] = [:]
+        var places: [ObjectKey: String] = [:]
+        faults = []
+        for (name, file) in files.sorted(by: { $0.key < $1.key }) {
+            faults += file.contents.faults
+            for object in file.contents.objects {
+                if let first = places[object.key] {
+                    faults.append(
+                        ManifestFault(place: name, reason: "\(object.key) stands in \(first) too, which counts"))
+                } else {
+                    places[object.key] = name
+                    found[object.key] = object
+                }
+            }
+        }
+        for slice in ServiceEndpoints.slices(for: found) { found[slice.key] = .endpointSlice(slice) }
+        let changes = Changes(
+            added: found.values.filter { objects[$0.key] != $0 }, removed: objects.keys.filter { found[$0] == nil })
+        objects = found
+        return changes
+    }
+
+    static func isManifest(_ name: String) -> Bool {
+        !name.hasPrefix(".") && ManifestParser.extensions.contains { name.hasSuffix("." + $0) }
+    }
+}

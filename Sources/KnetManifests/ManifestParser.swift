@@ -1,0 +1,134 @@
+import FoundationEssentials
+import KnetCore
+import Yams
+
+/// A document that cannot be used, and why.
+public struct ManifestFault: Hashable, Sendable, CustomStringConvertible {
+    /// File name, with the number of the document where the file has several.
+    public let place: String
+    public let reason: String
+
+    public var description: String { "\(place): \(reason)" }
+}
+
+/// What one file holds.
+struct ParsedManifest: Sendable {
+    var objects: [AnyClusterObject] = []
+    var faults: [ManifestFault] = []
+}
+
+/// Reads Kubernetes manifests: YAML with any number of documents, or JSON; a `List` stands for its items. Kinds that
+/// knetd has no use for are passed over.
+enum ManifestParser {
+    static let extensions = ["yaml", "yml", "json"]
+
+    static func parse(_ data: Data, file: String) -> ParsedManifest {
+        var result = ParsedManifest()
+        do {
+            let documents = try file.hasSuffix(".json") ? [JSONValue(parsing: data)] : yaml(data)
+            for (index, document) in documents.enumerated() {
+                let place = documents.count > 1 ? "\(file), document \(index + 1)" : file
+                read(document, place: place, into: &result)
+            }
+        } catch {
+            result.faults.append(ManifestFault(place: file, reason: "\(error)"))
+        }
+        return result
+    }
+
+    private static func yaml(_ data: Data) throws -> [JSONValue] {
+        guard let text = String(data: data, encoding: .utf8) else { throw NotText() }
+        return try Yams.compose_all(yaml: text).map(json)
+    }
+
+    private static func json(_ node: Yams.Node) throws -> JSONValue {
+        switch node {
+        case .mapping(let mapping):
+            .object(
+                Dictionary(try mapping.map { ($0.key.string ?? "", try json($0.value)) }) { _, last in last })
+        case .sequence(let sequence): .array(try sequence.map(json))
+        case .scalar(let scalar):
+            switch scalar.style {
+            case .plain: plain(node, scalar.string)
+            default: .string(scalar.string)
+            }
+        case .alias: .null
+        }
+    }
+
+    private static func plain(_ node: Yams.Node, _ text: String) -> JSONValue {
+        if node.null != nil { return .null }
+        if let value = node.bool { return .boolean(value) }
+        if let value = node.int { return .integer(value) }
+        if let value = node.float { return .number(value) }
+        return .string(text)
+    }
+
+    private static func read(_ document: JSONValue, place: String, into result: inout ParsedManifest) {
+        if document == .null { return }
+        guard let kind = document["kind"]?.string else {
+            result.faults.append(ManifestFault(place: place, reason: "no \"kind\": not a Kubernetes manifest"))
+            return
+        }
+        if kind.hasSuffix("List"), let items = document["items"]?.array {
+            for (index, item) in items.enumerated() {
+                read(item, place: "\(place), items[\(index)]", into: &result)
+            }
+            return
+        }
+        guard let kind = ObjectKey.Kind(rawValue: kind) else { return }
+        do {
+            guard let object = try decode(document, kind) else { return }
+            if let defect = object.defect {
+                result.faults.append(ManifestFault(place: place, reason: "\(object.key): \(defect)"))
+            } else {
+                result.objects.append(object)
+            }
+        } catch {
+            let name = document["metadata"]?["name"]?.string ?? "without a name"
+            result.faults.append(ManifestFault(place: place, reason: "\(kind.rawValue)/\(name): \(explain(error))"))
+        }
+    }
+
+    private static func decode(_ document: JSONValue, _ kind: ObjectKey.Kind) throws -> AnyClusterObject? {
+        switch kind {
+        case .node: .node(try document.decode())
+        case .namespace: .namespace(try document.decode())
+        case .pod: .pod(try document.decode())
+        case .service: .service(try document.decode())
+        case .endpointSlice: .endpointSlice(try document.decode())
+        case .networkPolicy: .networkPolicy(try document.decode())
+        case .local, .attachment: nil
+        }
+    }
+
+    private static func explain(_ error: any Error) -> String {
+        func path(_ context: DecodingError.Context, _ key: (any CodingKey)? = nil) -> String {
+            (context.codingPath + (key.map { [$0] } ?? [])).reduce("") { text, key in
+                key.intValue.map { "\(text)[\($0)]" } ?? (text.isEmpty ? key.stringValue : "\(text).\(key.stringValue)")
+            }
+        }
+        switch error {
+        case DecodingError.keyNotFound(let key, let context): return "\(path(context, key)) is missing"
+        case DecodingError.typeMismatch(let type, let context): return "\(path(context)) is not \(name(of: type))"
+        case DecodingError.valueNotFound(let type, let context): return "\(path(context)) is empty, not \(name(of: type))"
+        case DecodingError.dataCorrupted(let context): return "\(path(context)): \(context.debugDescription)"
+        default: return "\(error)"
+        }
+    }
+
+    private static func name(of type: any Any.Type) -> String {
+        switch type {
+        case is String.Type: "a string"
+        case is Int.Type: "an integer"
+        case is Bool.Type: "true or false"
+        case is [String: Any].Type: "a mapping"
+        case is [Any].Type: "a list"
+        default: "\(type)"
+        }
+    }
+}
+
+private struct NotText: Error, CustomStringConvertible {
+    var description: String { "not UTF-8 text" }
+}

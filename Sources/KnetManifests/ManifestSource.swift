@@ -1,0 +1,55 @@
+public import KnetCore
+import KnetLinux
+public import Logging
+import Synchronization
+
+/// The embedded source of cluster state: a directory of Kubernetes manifests, followed by inotify.
+public final class ManifestSource: Sendable {
+    private let path: String
+    private let store: StateStore
+    private let logger: Logger
+    private let shared = Mutex<[ManifestFault]>([])
+
+    public init(directory path: String, store: StateStore, logger: Logger) {
+        self.path = path
+        self.store = store
+        self.logger = logger
+    }
+
+    /// Documents that are skipped now.
+    public var faults: [ManifestFault] { shared.withLock { $0 } }
+
+    /// Follows the directory until the task is cancelled.
+    public func run() async {
+        var directory = ManifestDirectory(path: path)
+        var isFirst = true
+        // The watch is set before the first look, so that no change falls between.
+        for await _ in DirectoryWatch.changes(of: path) {
+            let changes = directory.scan()
+            report(directory.faults)
+            if isFirst || !changes.isEmpty { publish(changes) }
+            isFirst = false
+        }
+    }
+
+    private func publish(_ changes: ManifestDirectory.Changes) {
+        let keys = Set(changes.added.map(\.key)).union(changes.removed)
+        store.update(keys, complete: true) { state in
+            for object in changes.added { state.set(object) }
+            for key in changes.removed { state.remove(key) }
+        }
+        logger.info(
+            "manifests changed",
+            metadata: ["op": "manifests", "set": "\(changes.added.count)", "removed": "\(changes.removed.count)"])
+    }
+
+    private func report(_ faults: [ManifestFault]) {
+        let known = shared.withLock { shared in
+            defer { shared = faults }
+            return Set(shared)
+        }
+        for fault in faults where !known.contains(fault) {
+            logger.warning("manifest skipped", metadata: ["op": "manifests", "place": "\(fault.place)", "reason": "\(fault.reason)"])
+        }
+    }
+}
