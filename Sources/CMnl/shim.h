@@ -10,7 +10,9 @@
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
+#include <errno.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
@@ -18,8 +20,9 @@
 // Function-like macros do not reach Swift.
 static inline unsigned int knet_nlmsg_hdrlen(void) { return MNL_NLMSG_HDRLEN; }
 
-// <pthread.h>, <sched.h> and <sys/mount.h> declare these only under _GNU_SOURCE, which Swift's Glibc module is not built with.
+// <pthread.h>, <sched.h>, <sys/mount.h> and others declare these only under _GNU_SOURCE, which Swift's Glibc module is not built with.
 extern int pthread_setname_np(unsigned long thread, const char *name);
+extern int accept4(int socket, struct sockaddr *address, socklen_t *length, int flags);
 extern int setns(int fd, int nstype);
 extern int unshare(int flags);
 extern int mount(const char *source, const char *target, const char *type, unsigned long flags, const void *data);
@@ -32,3 +35,33 @@ static const int knet_mnt_detach = 2;              // <linux/fs.h> MNT_DETACH
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71
 #endif
+
+// Sends bytes with an open descriptor beside them (SCM_RIGHTS), or without one where `descriptor` is negative.
+static inline long knet_send_with_descriptor(int socket, const void *bytes, unsigned long count, int descriptor) {
+    struct iovec part = {.iov_base = (void *)bytes, .iov_len = count};
+    union { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control = {0};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (descriptor >= 0) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = sizeof control.bytes;
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
+    }
+    return sendmsg(socket, &message, MSG_NOSIGNAL);
+}
+
+// Receives bytes; a descriptor that came with them is stored in `descriptor`, which is otherwise left as it is.
+static inline long knet_receive_with_descriptor(int socket, void *bytes, unsigned long count, int *descriptor) {
+    struct iovec part = {.iov_base = bytes, .iov_len = count};
+    union { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control = {0};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    long received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    for (struct cmsghdr *header = received < 0 ? 0 : CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header))
+        if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
+            memcpy(descriptor, CMSG_DATA(header), sizeof(int));
+    return received;
+}

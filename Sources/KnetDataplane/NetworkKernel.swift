@@ -140,9 +140,8 @@ public final class NetworkKernel: Sendable {
             vni: device.vni, port: device.port, local: device.local,
             underlay: try NetlinkSocket.index(of: device.underlay))
         do {
-            try socket.request(
-                .createVXLAN(
-                    name: device.name, mac: device.mac, mtu: device.mtu, alias: VXLANDevice.alias, parameters))
+            try socket.createVXLAN(
+                name: device.name, mac: device.mac, mtu: device.mtu, alias: VXLANDevice.alias, parameters)
         } catch let error as SystemError where error.errno == EEXIST {
             throw SystemError(
                 error.operation, errno: EEXIST,

@@ -31,7 +31,7 @@ public struct PodLink: Sendable {
             name: attachment.hostLink, mac: attachment.hostMAC, alias: Self.aliasPrefix + attachment.id.description,
             peerName: attachment.id.interface, peerMAC: attachment.podMAC, peerNamespace: namespace.number, mtu: linkMTU)
         do {
-            try pool.with { try $0.request(.createVeth(request)) }
+            try pool.with { try $0.createVeth(request) }
         } catch let error as SystemError where error.errno == EEXIST {
             throw CNIError(
                 .alreadyAttached, "interface \(attachment.id.interface) exists already in \(attachment.namespacePath)",
@@ -40,16 +40,16 @@ public struct PodLink: Sendable {
         do {
             try namespace.run(configurePod)
         } catch {
-            try? Self.remove(attachment, pool: pool)
+            try? Self.remove(attachment.id, pool: pool)
             throw error
         }
     }
 
     /// Removes the link, and with it all that stands on it; one that is not there is no error.
-    public static func remove(_ attachment: Attachment, pool: NetlinkPool) throws {
+    public static func remove(_ id: AttachmentID, pool: NetlinkPool) throws {
         let error = try pool.with { socket in
             var batch = NetlinkBatch()
-            batch.append(.deleteLink(name: attachment.hostLink))
+            batch.append(.deleteLink(name: Attachment.hostLink(of: id)))
             return try socket.send(batch)[0]
         }
         if let error, error.errno != ENODEV { throw error }
@@ -62,6 +62,7 @@ public struct PodLink: Sendable {
         if mtu[.v6] != nil { try enableIPv6() }
         var batch = NetlinkBatch()
         batch.append(.changeLink(index: try NetlinkSocket.index(of: "lo"), up: true))
+        batch.append(.changeLink(index: index, up: true))
         for address in attachment.addresses {
             batch.append(.addAddress(address, prefixLength: address.family.bits, index: index))
         }

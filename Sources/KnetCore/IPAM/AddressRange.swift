@@ -12,8 +12,8 @@ public struct AddressRange: Hashable, Sendable {
         last = IPAddress(cidr.family, number: cidr.last.number - (cidr.family == .v4 ? 1 : 0))
     }
 
-    /// How many there are; `UInt64.max` stands for more than can be counted.
-    public var count: UInt64 { UInt64(clamping: last.number - first.number + 1) }
+    /// How many there are; `Int.max` stands for more than can be counted.
+    public var count: Int { Int(clamping: last.number - first.number + 1) }
 }
 
 /// A range without a free address.

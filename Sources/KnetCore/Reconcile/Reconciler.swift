@@ -12,7 +12,7 @@ public struct ReconcilerReport: Sendable {
     public var entries = 0
     /// Seconds that the last pass took.
     public var lastPassSeconds = 0.0
-    /// Whether the kernel has been brought to a complete state at least once.
+    /// Whether all of a complete state was brought to the kernel at least once, whatever the kernel refused of it.
     public var isInForce = false
     /// What is wrong now, by object.
     public var faults: [ObjectKey: String] = [:]
@@ -166,7 +166,7 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
             $0.resyncs += resync ? 1 : 0
             $0.entries = pass.tracker.desiredCount
             $0.lastPassSeconds = seconds
-            $0.isInForce = $0.isInForce || (complete && !pass.needsRetry)
+            $0.isInForce = $0.isInForce || (complete && pass.readFault == nil)
             $0.faults = pass.faults
             $0.otherFaults = pass.refused + (pass.readFault.map { [$0] } ?? [])
         }

@@ -43,13 +43,17 @@ public struct Attachment: Hashable, Sendable {
     }
 
     /// The host's end of the veth: `knet` and eleven digits of the identity, 15 bytes in all.
-    public var hostLink: String { Self.hostLinkPrefix + Self.digits(StableHash.of(id.description), count: 11) }
+    public var hostLink: String { Self.hostLink(of: id) }
     /// The host end's address, known without asking.
     public var hostMAC: MACAddress { MACAddress(derivedFrom: "host \(id)") }
     /// The pod end's address.
     public var podMAC: MACAddress { MACAddress(derivedFrom: "pod \(id)") }
 
     public static let hostLinkPrefix = "knet"
+
+    public static func hostLink(of id: AttachmentID) -> String {
+        hostLinkPrefix + digits(StableHash.of(id.description), count: 11)
+    }
 
     /// For people: `namespace/name`, or the container's id.
     public var title: String {

@@ -87,6 +87,25 @@ extension NetlinkSocket {
         try links().first { $0.name == name }
     }
 
+    /// Makes a veth, the host's end up, the peer down.
+    public func createVeth(_ request: VethRequest) throws { try create(.createVeth(request), name: request.name, alias: request.alias) }
+
+    /// Makes a VXLAN device, up.
+    public func createVXLAN(name: String, mac: MACAddress, mtu: Int, alias: String, _ vxlan: VXLAN) throws {
+        try create(.createVXLAN(name: name, mac: mac, mtu: mtu, vxlan), name: name, alias: alias)
+    }
+
+    private func create(_ message: consuming NetlinkMessage, name: String, alias: String?) throws {
+        var batch = NetlinkBatch()
+        batch.append(message)
+        batch.append(.withoutLinkLocal(name: name))
+        batch.append(.raise(name: name, alias: alias))
+        let errors = try send(batch)
+        if let error = errors[0] { throw error }
+        // A kernel without IPv6 refuses the second, which then has no meaning.
+        if let error = errors[2] { throw error }
+    }
+
     /// Index of the interface of the name in the calling thread's namespace.
     /// - Throws: `ENODEV` where there is none.
     public static func index(of name: String) throws(SystemError) -> Int32 {
@@ -136,22 +155,18 @@ extension NetlinkMessage {
     private static let up = UInt32(IFF_UP)
     private static let createFlags = NLM_F_CREATE | NLM_F_EXCL
 
-    /// A veth, both ends up, neither with an IPv6 link-local address that nobody asked for on the host's side.
-    public static func createVeth(_ request: VethRequest) -> NetlinkMessage {
-        var message = NetlinkMessage(
-            "create veth \(request.name)", type: RTM_NEWLINK, flags: createFlags)
-        message.put(ifinfomsg(ifi_family: 0, __ifi_pad: 0, ifi_type: 0, ifi_index: 0, ifi_flags: up, ifi_change: up))
+    /// A veth, both ends down: the kernel raises neither before both exist.
+    fileprivate static func createVeth(_ request: VethRequest) -> NetlinkMessage {
+        var message = NetlinkMessage("create veth \(request.name)", type: RTM_NEWLINK, flags: createFlags)
+        message.put(ifinfomsg())
         message.put(IFLA_IFNAME, text: request.name)
         message.put(IFLA_ADDRESS, bytes: request.mac.bytes)
         message.put(IFLA_MTU, UInt32(request.mtu))
-        if let alias = request.alias { message.put(IFLA_IFALIAS, bytes: Array(alias.utf8)) }
-        message.putNoLinkLocal()
         message.nest(IFLA_LINKINFO) {
             $0.put(IFLA_INFO_KIND, text: "veth")
             $0.nest(IFLA_INFO_DATA) {
                 $0.nest(VETH_INFO_PEER) { message in
-                    message.put(
-                        ifinfomsg(ifi_family: 0, __ifi_pad: 0, ifi_type: 0, ifi_index: 0, ifi_flags: up, ifi_change: up))
+                    message.put(ifinfomsg())
                     message.put(IFLA_IFNAME, text: request.peerName)
                     message.put(IFLA_ADDRESS, bytes: request.peerMAC.bytes)
                     message.put(IFLA_MTU, UInt32(request.mtu))
@@ -162,15 +177,13 @@ extension NetlinkMessage {
         return message
     }
 
-    /// A VXLAN device, up, that learns nothing: its FDB is written by knetd.
-    public static func createVXLAN(name: String, mac: MACAddress, mtu: Int, alias: String, _ vxlan: VXLAN) -> NetlinkMessage {
+    /// A VXLAN device that learns nothing: its FDB is written by knetd. It is down until `raise`.
+    fileprivate static func createVXLAN(name: String, mac: MACAddress, mtu: Int, _ vxlan: VXLAN) -> NetlinkMessage {
         var message = NetlinkMessage("create VXLAN device \(name)", type: RTM_NEWLINK, flags: createFlags)
-        message.put(ifinfomsg(ifi_family: 0, __ifi_pad: 0, ifi_type: 0, ifi_index: 0, ifi_flags: up, ifi_change: up))
+        message.put(ifinfomsg())
         message.put(IFLA_IFNAME, text: name)
         message.put(IFLA_ADDRESS, bytes: mac.bytes)
         message.put(IFLA_MTU, UInt32(mtu))
-        message.put(IFLA_IFALIAS, bytes: Array(alias.utf8))
-        message.putNoLinkLocal()
         message.nest(IFLA_LINKINFO) {
             $0.put(IFLA_INFO_KIND, text: "vxlan")
             $0.nest(IFLA_INFO_DATA) {
@@ -215,10 +228,24 @@ extension NetlinkMessage {
         return message
     }
 
-    /// No automatic link-local address: nothing of ours uses it, and it would be announced to the pod.
-    private mutating func putNoLinkLocal() {
-        nest(IFLA_AF_SPEC) {
+    /// No automatic link-local address: nothing of ours uses it, and it would be announced. The kernel takes this for a
+    /// device that exists, and before it is up.
+    fileprivate static func withoutLinkLocal(name: String) -> NetlinkMessage {
+        var message = NetlinkMessage("configure link \(name)", type: RTM_NEWLINK)
+        message.put(ifinfomsg())
+        message.put(IFLA_IFNAME, text: name)
+        message.nest(IFLA_AF_SPEC) {
             $0.nest(AF_INET6) { $0.put(IFLA_INET6_ADDR_GEN_MODE, UInt8(IN6_ADDR_GEN_MODE_NONE.rawValue)) }
         }
+        return message
+    }
+
+    /// Marks a link as ours, which its creation does not take, and sets it up.
+    fileprivate static func raise(name: String, alias: String?) -> NetlinkMessage {
+        var message = NetlinkMessage("raise link \(name)", type: RTM_NEWLINK)
+        message.put(ifinfomsg(ifi_family: 0, __ifi_pad: 0, ifi_type: 0, ifi_index: 0, ifi_flags: up, ifi_change: up))
+        message.put(IFLA_IFNAME, text: name)
+        if let alias { message.put(IFLA_IFALIAS, bytes: Array(alias.utf8)) }
+        return message
     }
 }

@@ -47,7 +47,7 @@ public enum NetlinkMonitor {
                 }
                 var events: Set<KernelEvent> = []
                 try? NetlinkSocket.visit(UnsafeRawBufferPointer(rebasing: buffer[..<count])) { reply in
-                    if !pool.owns(port: reply.portID), let event = KernelEvent(messageType: reply.type) {
+                    if !pool.owns(port: reply.portID), let event = KernelEvent(reply) {
                         events.insert(event)
                     }
                     return true
@@ -87,14 +87,24 @@ public enum NetlinkMonitor {
 }
 
 extension KernelEvent {
-    init?(messageType: Int) {
-        switch messageType {
-        case Int(RTM_NEWLINK), Int(RTM_DELLINK): self = .link
+    /// `nil` for what cannot concern us: a change of a neighbour that is not permanent, the life of a pod's link, whose
+    /// end alone matters.
+    init?(_ reply: NetlinkReply) {
+        switch reply.type {
+        case Int(RTM_NEWLINK):
+            if Link(reply)?.kind == "veth" { return nil }
+            self = .link
+        case Int(RTM_DELLINK): self = .link
         case Int(RTM_NEWADDR), Int(RTM_DELADDR): self = .address
         case Int(RTM_NEWROUTE), Int(RTM_DELROUTE): self = .route
-        case Int(RTM_NEWNEIGH), Int(RTM_DELNEIGH): self = .neighbour
+        case Int(RTM_NEWNEIGH):
+            guard let fixed = reply.fixed(ndmsg.self),
+                Int32(fixed.ndm_state) & NUD_PERMANENT != 0 || Int32(fixed.ndm_family) == AF_BRIDGE
+            else { return nil }
+            self = .neighbour
+        case Int(RTM_DELNEIGH): self = .neighbour
         case Int(RTM_NEWNETCONF), Int(RTM_DELNETCONF): self = .sysctl
-        case _ where messageType >> 8 == Int(NFNL_SUBSYS_NFTABLES): self = .nftables
+        case let type where type >> 8 == Int(NFNL_SUBSYS_NFTABLES): self = .nftables
         default: return nil
         }
     }

@@ -22,7 +22,22 @@ public final class BlockingExecutor: SerialExecutor {
 public enum DedicatedThread {
     /// Starts a thread and goes on.
     public static func start(name: String, _ body: sending @escaping () -> Void) throws(SystemError) {
-        let box = Unmanaged.passRetained(ThreadBody(name: name, run: body))
+        pthread_detach(try launch(ThreadBody(name: name, run: body)))
+    }
+
+    /// Runs `body` on a new thread and blocks the calling thread until it is done.
+    public static func run<Result>(name: String, _ body: () throws -> Result) throws -> Result {
+        nonisolated(unsafe) var outcome: Swift.Result<Result, any Error>?
+        try withoutActuallyEscaping(body) { body in
+            // Joined, not just awaited: the thread must have let go of `body` before this returns.
+            _ = pthread_join(try launch(ThreadBody(name: name) { outcome = Swift.Result(catching: body) }), nil)
+        }
+        guard let outcome else { throw SystemError("thread \(name)", errno: ECANCELED) }
+        return try outcome.get()
+    }
+
+    private static func launch(_ body: consuming ThreadBody) throws(SystemError) -> pthread_t {
+        let box = Unmanaged.passRetained(body)
         var thread = pthread_t()
         let status = pthread_create(
             &thread, nil,
@@ -37,23 +52,7 @@ public enum DedicatedThread {
             box.release()
             throw SystemError("pthread_create", errno: status)
         }
-        pthread_detach(thread)
-    }
-
-    /// Runs `body` on a new thread and blocks the calling thread until it is done.
-    public static func run<Result>(name: String, _ body: () throws -> Result) throws -> Result {
-        let done = DispatchSemaphore(value: 0)
-        nonisolated(unsafe) var outcome: Swift.Result<Result, any Error>?
-        try withoutActuallyEscaping(body) { body in
-            nonisolated(unsafe) let body = body
-            try start(name: name) {
-                outcome = Swift.Result(catching: body)
-                done.signal()
-            }
-            done.wait()
-        }
-        guard let outcome else { throw SystemError("thread \(name)", errno: ECANCELED) }
-        return try outcome.get()
+        return thread
     }
 }
 

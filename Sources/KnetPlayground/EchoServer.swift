@@ -1,0 +1,72 @@
+import Glibc
+import KnetCore
+public import KnetLinux
+import Synchronization
+
+/// Answers inside one namespace, in both families: TCP with the sender's address, a line's end and all that was sent; UDP
+/// with what came.
+public final class EchoServer: Sendable {
+    public static let port: UInt16 = 7007
+
+    private let stream: SharedDescriptor
+    private let datagram: SharedDescriptor
+    private let isStopped = Atomic(false)
+
+    /// Milliseconds after which a server looks whether it should stop.
+    private static let patience = 200
+
+    public init(in namespace: NetworkNamespace) throws {
+        let sockets = try namespace.run { () throws -> (SharedDescriptor, SharedDescriptor) in
+            (SharedDescriptor(try Self.bound(SOCK_STREAM)), SharedDescriptor(try Self.bound(SOCK_DGRAM)))
+        }
+        (stream, datagram) = sockets
+        try syscall("listen") { listen(stream.number, 64) }
+        try DedicatedThread.start(name: "echo-tcp") { [self] in serveStreams() }
+        try DedicatedThread.start(name: "echo-udp") { [self] in serveDatagrams() }
+    }
+
+    public func stop() { isStopped.store(true, ordering: .relaxed) }
+
+    private static func bound(_ type: __socket_type) throws -> Descriptor {
+        let descriptor = try Sockets.open(.v6, type, milliseconds: patience)
+        Sockets.set(descriptor.number, (IPPROTO_IPV6), IPV6_V6ONLY, 0)
+        Sockets.set(descriptor.number, Int(SOL_SOCKET), SO_REUSEADDR, 1)
+        // Full-size answers must not be refused for a path MTU learnt on the way here.
+        try Sockets.with(.v6(0), port: port) { pointer, length in
+            _ = try syscall("bind") { bind(descriptor.number, pointer, length) }
+        }
+        return descriptor
+    }
+
+    private func serveStreams() {
+        while !isStopped.load(ordering: .relaxed) {
+            var peer = sockaddr_storage()
+            var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+            let number = withUnsafeMutablePointer(to: &peer) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    accept(stream.number, $0, &length)
+                }
+            }
+            guard number >= 0 else { continue }
+            let connection = Descriptor(owning: number)
+            Sockets.limit(connection.number, milliseconds: 5000)
+            guard let received = try? Sockets.receiveAll(connection.number) else { continue }
+            let greeting = Array("\(Sockets.address(peer)?.description ?? "unknown")\n".utf8)
+            try? Sockets.sendAll(connection.number, greeting + received)
+        }
+    }
+
+    private func serveDatagrams() {
+        var buffer = [UInt8](repeating: 0, count: 1 << 16)
+        while !isStopped.load(ordering: .relaxed) {
+            var peer = sockaddr_storage()
+            var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+            withUnsafeMutablePointer(to: &peer) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { peer in
+                    let count = recvfrom(datagram.number, &buffer, buffer.count, 0, peer, &length)
+                    if count >= 0 { sendto(datagram.number, buffer, count, 0, peer, length) }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+import Glibc
+public import KnetCore
+public import KnetLinux
+
+/// Sends real packets from inside one namespace. Every method throws what went wrong.
+public struct Prober {
+    /// What a probe found to be otherwise than it must be.
+    public struct Wrong: Error, CustomStringConvertible {
+        public let description: String
+    }
+
+    private let namespace: NetworkNamespace
+    private let milliseconds: Int
+
+    /// - Parameter milliseconds: how long an answer may take.
+    public init(_ namespace: NetworkNamespace, milliseconds: Int = 2000) {
+        self.namespace = namespace
+        self.milliseconds = milliseconds
+    }
+
+    /// One ICMP echo.
+    /// - Returns: microseconds to the answer.
+    @discardableResult
+    public func ping(_ address: IPAddress) throws -> Double {
+        let isSix = address.family == .v6
+        let transport = isSix ? (IPPROTO_ICMPV6) : (IPPROTO_ICMP)
+        let descriptor = try open(address.family, SOCK_RAW, transport)
+        let mark = UInt16.random(in: 1...UInt16.max)
+        var packet: [UInt8] = [isSix ? 128 : 8, 0, 0, 0, UInt8(mark >> 8), UInt8(mark & 0xFF), 0, 1]
+        packet += (0..<48).map { UInt8($0) }
+        if !isSix {
+            let sum = Self.checksum(packet)
+            packet[2] = UInt8(sum >> 8)
+            packet[3] = UInt8(sum & 0xFF)
+        }
+        try Sockets.connect(descriptor.number, to: address, port: 0)
+        let start = ContinuousClock.now
+        try Sockets.sendAll(descriptor.number, packet)
+        var buffer = [UInt8](repeating: 0, count: 2048)
+        while true {
+            let count = try syscall("echo reply from \(address)") { recv(descriptor.number, &buffer, buffer.count, 0) }
+            // A raw IPv4 socket gives the IP header too.
+            let offset = isSix ? 0 : Int(buffer[0] & 0xF) * 4
+            guard count >= offset + 8, buffer[offset] == (isSix ? 129 : 0),
+                buffer[offset + 4] == UInt8(mark >> 8), buffer[offset + 5] == UInt8(mark & 0xFF)
+            else { continue }
+            return (ContinuousClock.now - start) / .microseconds(1)
+        }
+    }
+
+    /// Sends bytes over TCP to an `EchoServer` and compares what comes back.
+    /// - Returns: the address that the server saw.
+    @discardableResult
+    public func stream(_ address: IPAddress, bytes: Int) throws -> IPAddress {
+        let descriptor = try open(address.family, SOCK_STREAM)
+        try Sockets.connect(descriptor.number, to: address, port: EchoServer.port)
+        var state: UInt64 = 0x9E37_79B9_7F4A_7C15
+        let sent = (0..<bytes).map { _ -> UInt8 in
+            state = state &* 6_364_136_223_846_793_005 &+ 1
+            return UInt8(truncatingIfNeeded: state >> 56)
+        }
+        try Sockets.sendAll(descriptor.number, sent)
+        shutdown(descriptor.number, Int32(SHUT_WR))
+        let answer = try Sockets.receiveAll(descriptor.number)
+        let parts = answer.split(separator: UInt8(ascii: "\n"), maxSplits: 1, omittingEmptySubsequences: false)
+        guard parts.count == 2, let seen = IPAddress(String(decoding: parts[0], as: UTF8.self)) else {
+            throw Wrong(description: "no greeting from \(address)")
+        }
+        guard parts[1].elementsEqual(sent) else {
+            throw Wrong(description: "\(bytes) bytes came back from \(address) as \(parts[1].count) or altered")
+        }
+        return seen
+    }
+
+    /// One datagram to an `EchoServer`.
+    /// - Parameters:
+    ///   - bytes: of payload.
+    ///   - unfragmented: fails with `EMSGSIZE` rather than being cut on the way.
+    public func datagram(_ address: IPAddress, bytes: Int, unfragmented: Bool = false) throws {
+        let descriptor = try open(address.family, SOCK_DGRAM)
+        try Sockets.connect(descriptor.number, to: address, port: EchoServer.port)
+        if unfragmented {
+            // IP_PMTUDISC_DO and IPV6_PMTUDISC_DO are both 2, <linux/in.h> and <linux/in6.h>.
+            let isSix = address.family == .v6
+            Sockets.set(
+                descriptor.number, Int(isSix ? IPPROTO_IPV6 : IPPROTO_IP),
+                isSix ? IPV6_MTU_DISCOVER : IP_MTU_DISCOVER, 2)
+        }
+        let sent = (0..<bytes).map { UInt8(truncatingIfNeeded: $0) }
+        try Sockets.sendAll(descriptor.number, sent)
+        var buffer = [UInt8](repeating: 0, count: 1 << 16)
+        let count = try syscall("datagram from \(address)") { recv(descriptor.number, &buffer, buffer.count, 0) }
+        guard buffer[..<count].elementsEqual(sent) else { throw Wrong(description: "a datagram came back altered from \(address)") }
+    }
+
+    /// Checks that packets of exactly `mtu` bytes go both ways whole, and that the sender is told of larger ones.
+    public func pathMTU(_ address: IPAddress, is mtu: Int) throws {
+        let headers = (address.family == .v4 ? 20 : 40) + 8
+        try datagram(address, bytes: mtu - headers, unfragmented: true)
+        do {
+            try datagram(address, bytes: mtu - headers + 1, unfragmented: true)
+        } catch let error as SystemError where error.errno == EMSGSIZE {
+            return
+        }
+        throw Wrong(description: "a packet of \(mtu + 1) bytes to \(address) was not refused")
+    }
+
+    private func open(_ family: IPFamily, _ type: __socket_type, _ transport: Int = 0) throws -> Descriptor {
+        let number = try namespace.run {
+            try Sockets.open(family, type, transport, milliseconds: milliseconds).release()
+        }
+        return Descriptor(owning: number)
+    }
+
+    /// RFC 1071.
+    private static func checksum(_ bytes: [UInt8]) -> UInt16 {
+        var sum: UInt32 = 0
+        for index in stride(from: 0, to: bytes.count, by: 2) {
+            sum += UInt32(bytes[index]) << 8 | (index + 1 < bytes.count ? UInt32(bytes[index + 1]) : 0)
+        }
+        while sum >> 16 != 0 { sum = (sum & 0xFFFF) + (sum >> 16) }
+        return ~UInt16(sum)
+    }
+}

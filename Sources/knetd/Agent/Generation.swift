@@ -1,0 +1,136 @@
+import HashTreeCollections
+import KnetCore
+import KnetDataplane
+import KnetLinux
+import KnetManifests
+import Logging
+import Synchronization
+
+/// The daemon under one configuration. A reload ends one generation and begins the next; the kernel keeps what both
+/// want, and what only the first wanted is removed by the second.
+final class Generation: Sendable {
+    let configuration: Configuration
+    let nodeName: String
+    let state = StateStore()
+    let source: ManifestSource
+    let dataplane: DataplanePlugin?
+    let reconcilers: [any ReconcilerHandle]
+
+    private let reader: LocalNodeReader
+    private let pool: NetlinkPool
+    private let logger: Logger
+    private let isKernelChanged = Atomic(false)
+    private let kernelWakes: AsyncStream<Void>
+    private let kernelWaker: AsyncStream<Void>.Continuation
+
+    /// Events of the kernel within this time are answered by one comparison.
+    private static let settle = Duration.milliseconds(20)
+
+    init(
+        configuration: Configuration, nodeName: String, allocations: AllocationStore, pool: NetlinkPool, kernel: NetworkKernel,
+        logger: Logger
+    ) throws {
+        self.configuration = configuration
+        self.nodeName = nodeName
+        self.pool = pool
+        self.logger = logger
+        reader = LocalNodeReader(name: nodeName, configuration: configuration)
+        source = ManifestSource(directory: configuration.cluster.manifests.directory, store: state, logger: logger)
+        (kernelWakes, kernelWaker) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
+
+        var dataplane: DataplanePlugin?
+        var reconcilers: [any ReconcilerHandle] = []
+        for plugin in Plugins.all {
+            guard let settings = configuration.plugins[plugin.settings.name] else { continue }
+            switch try plugin.make(settings) {
+            case .dataplane(let made):
+                let plugin = DataplanePlugin(made, network: configuration.network, kernel: kernel)
+                dataplane = plugin
+                reconcilers.append(Self.reconciler(plugin, state, configuration, logger))
+            }
+        }
+        self.dataplane = dataplane
+        self.reconcilers = reconcilers
+
+        let attachments = try allocations.attachments().filter(\.isComplete)
+        state.update(Set(attachments.map { .attachment($0.id) })) { state in
+            for attachment in attachments { state.set(attachment) }
+        }
+    }
+
+    private static func reconciler(
+        _ plugin: some Plugin, _ state: StateStore, _ configuration: Configuration, _ logger: Logger
+    ) -> any ReconcilerHandle {
+        Reconciler(
+            plugin: plugin, store: state, executor: BlockingExecutor(label: "knetd.\(plugin.name)"),
+            resyncInterval: .seconds(configuration.agent.resyncSeconds), logger: logger)
+    }
+
+    /// Follows source, kernel and state until the task is cancelled.
+    func run() async {
+        await withTaskGroup { group in
+            group.addTask { await self.source.run() }
+            group.addTask { await self.followLocalNode() }
+            for reconciler in reconcilers { group.addTask { await reconciler.run() } }
+        }
+    }
+
+    /// Something in the kernel changed that is not of our making.
+    func kernelChanged() {
+        isKernelChanged.store(true, ordering: .releasing)
+        kernelWaker.yield()
+    }
+
+    /// Keeps `state.local` as the kernel and this node's Node object have it.
+    private func followLocalNode() async {
+        let name = ObjectKey.node(nodeName)
+        let subscription = state.follow { [kernelWaker] in kernelWaker.yield() }
+        for await _ in kernelWakes {
+            let change = subscription.take()
+            if isKernelChanged.load(ordering: .acquiring) {
+                try? await Task.sleep(for: Self.settle)
+                isKernelChanged.store(false, ordering: .releasing)
+                for reconciler in reconcilers { reconciler.kernelChanged() }
+            } else if change.state.local != nil, !change.keys.contains(name) {
+                continue
+            }
+            await refreshLocalNode()
+        }
+    }
+
+    private func refreshLocalNode() async {
+        do {
+            let kernel = try await blocking { [pool] in try LocalNodeReader.Kernel(pool: pool) }
+            let state = state.current
+            guard let local = reader.local(state: state, kernel: kernel), local != state.local else { return }
+            self.state.update([.local]) { $0.set(local: local) }
+            logger.info(
+                "local node changed",
+                metadata: [
+                    "node": "\(nodeName)", "op": "local",
+                    "podCIDRs": "\(local.podCIDRs.map(\.description).joined(separator: ","))",
+                    "uplinks": "\(local.uplinks.values.map { "\($0.link) \($0.address)" }.sorted().joined(separator: ","))",
+                ])
+        } catch {
+            logger.warning("this node's links cannot be read", metadata: ["op": "local", "reason": "\(error)"])
+        }
+    }
+
+    /// Why pods cannot be attached; empty where they can.
+    var obstacles: [String] {
+        let now = state.current
+        guard now.isComplete else { return ["the manifests in \(configuration.cluster.manifests.directory) have not been read yet"] }
+        guard now.local != nil else {
+            return [
+                "this node's ranges are not known: Node \"\(nodeName)\" is not among the manifests or has no spec.podCIDRs; "
+                    + "add it, or set node.name or node.podCIDRs"
+            ]
+        }
+        guard dataplane != nil else { return ["this knetd was built without a dataplane"] }
+        return reconcilers.compactMap { reconciler in
+            let report = reconciler.report
+            if let fault = report.faults[.local] { return "\(reconciler.name): \(fault)" }
+            return report.isInForce ? nil : "\(reconciler.name) is not in force yet"
+        }
+    }
+}

@@ -1,0 +1,76 @@
+import Glibc
+import KnetCore
+import KnetLinux
+
+/// `/metrics` in Prometheus' text format
+/// (https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format).
+enum MetricsPage {
+    static func text(
+        _ report: StatusReport, generation: Generation, cni: [CNIRequest.Command: CNIMetrics.Figures]
+    ) -> String {
+        var page = Page()
+        page.family("knetd_build_info", "gauge", "Version of the running daemon.")
+        page.sample("knetd_build_info", ["version": report.version], 1)
+        page.family("knetd_ready", "gauge", "Whether pods can be attached.")
+        page.sample("knetd_ready", [:], report.ready ? 1 : 0)
+        page.family("knetd_peers", "gauge", "Other nodes of the cluster.")
+        page.sample("knetd_peers", [:], Double(report.peers.count))
+        page.family("knetd_peers_unreachable", "gauge", "Other nodes to which no way could be made.")
+        page.sample("knetd_peers_unreachable", [:], Double(report.peers.count { $0.fault != nil }))
+        page.family("knetd_manifest_faults", "gauge", "Documents of the manifests that are skipped.")
+        page.sample("knetd_manifest_faults", [:], Double(report.manifestFaults.count))
+        page.family("knetd_allocations", "gauge", "Interfaces of pods on this node.")
+        page.sample("knetd_allocations", [:], Double(report.allocations.count))
+        page.family("knetd_range_addresses", "gauge", "Addresses that pods of this node can have.")
+        for range in report.ranges { page.sample("knetd_range_addresses", ["cidr": range.cidr.description], Double(range.size)) }
+        page.family("knetd_range_addresses_used", "gauge", "Addresses that pods of this node have.")
+        for range in report.ranges {
+            page.sample("knetd_range_addresses_used", ["cidr": range.cidr.description], Double(range.used))
+        }
+        reconcilers(generation.reconcilers.map { ($0.name, $0.report) }, &page)
+        page.family("knetd_netlink_writes_total", "counter", "Netlink requests that change the kernel.")
+        page.sample("knetd_netlink_writes_total", [:], Double(NetlinkSocket.writes))
+        page.family("knetd_cni_requests_total", "counter", "CNI requests by command and outcome.")
+        for (command, figures) in cni.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
+            page.sample("knetd_cni_requests_total", ["command": command.rawValue, "outcome": "success"], Double(figures.succeeded))
+            page.sample("knetd_cni_requests_total", ["command": command.rawValue, "outcome": "error"], Double(figures.failed))
+        }
+        page.family("knetd_cni_request_seconds", "summary", "Time that CNI requests took in the daemon.")
+        for (command, figures) in cni.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
+            page.sample("knetd_cni_request_seconds_sum", ["command": command.rawValue], figures.seconds)
+            page.sample(
+                "knetd_cni_request_seconds_count", ["command": command.rawValue], Double(figures.succeeded + figures.failed))
+        }
+        return page.text
+    }
+
+    private static func reconcilers(_ reports: [(String, ReconcilerReport)], _ page: inout Page) {
+        func each(_ name: String, _ type: String, _ help: String, _ value: (ReconcilerReport) -> Double) {
+            page.family(name, type, help)
+            for (plugin, report) in reports { page.sample(name, ["plugin": plugin], value(report)) }
+        }
+        each("knetd_entries", "gauge", "Entries that a plugin wants in the kernel.") { Double($0.entries) }
+        each("knetd_entries_added_total", "counter", "Entries added or replaced.") { Double($0.entriesAdded) }
+        each("knetd_entries_removed_total", "counter", "Entries removed.") { Double($0.entriesRemoved) }
+        each("knetd_apply_failures_total", "counter", "Entries that the kernel refused.") { Double($0.failures) }
+        each("knetd_passes_total", "counter", "Turns of the reconciler.") { Double($0.passes) }
+        each("knetd_resyncs_total", "counter", "Full comparisons with the kernel.") { Double($0.resyncs) }
+        each("knetd_faulty_objects", "gauge", "Objects that cannot be brought into force.") { Double($0.faults.count) }
+        each("knetd_last_pass_seconds", "gauge", "Time that the last turn took.") { $0.lastPassSeconds }
+    }
+}
+
+/// Builds the text.
+private struct Page {
+    var text = ""
+
+    mutating func family(_ name: String, _ type: String, _ help: String) {
+        text += "# HELP \(name) \(help)\n# TYPE \(name) \(type)\n"
+    }
+
+    mutating func sample(_ name: String, _ labels: [String: String], _ value: Double) {
+        let pairs = labels.sorted { $0.key < $1.key }.map { "\($0.key)=\"\($0.value)\"" }.joined(separator: ",")
+        let number = value == value.rounded() && abs(value) < 1e15 ? "\(Int(value))" : "\(value)"
+        text += name + (pairs.isEmpty ? "" : "{\(pairs)}") + " \(number)\n"
+    }
+}

@@ -1,0 +1,108 @@
+import HashTreeCollections
+import KnetCore
+import KnetDataplane
+import KnetManifests
+
+/// What `knetd status` shows.
+struct StatusReport: Codable {
+    struct Plugin: Codable {
+        let name: String
+        let entries: Int
+        let inForce: Bool
+        let faults: [String]
+    }
+    struct Peer: Codable {
+        let name: String
+        let addresses: [IPAddress]
+        let podCIDRs: [CIDR]
+        let fault: String?
+    }
+    struct Allocation: Codable {
+        let pod: String
+        let containerID: String
+        let interface: String
+        let link: String
+        let addresses: [IPAddress]
+    }
+    struct Range: Codable {
+        let cidr: CIDR
+        let used: Int
+        let size: Int
+    }
+    struct Uplink: Codable {
+        let link: String
+        let address: IPAddress
+        let mtu: Int
+    }
+
+    let version: String
+    let node: String
+    let ready: Bool
+    let obstacles: [String]
+    let uplinks: [Uplink]
+    let ranges: [Range]
+    let plugins: [Plugin]
+    let peers: [Peer]
+    let allocations: [Allocation]
+    /// Documents of the manifests that are skipped.
+    let manifestFaults: [String]
+    let reloadFault: String?
+
+    init(generation: Generation, attachments: [Attachment], reloadFault: String?) {
+        let state = generation.state.current
+        let reports = generation.reconcilers.map { ($0.name, $0.report) }
+        version = Version.current
+        node = generation.nodeName
+        obstacles = generation.obstacles
+        ready = obstacles.isEmpty
+        uplinks = (state.local?.uplinks ?? [:]).sorted { $0.key < $1.key }.map {
+            Uplink(link: $0.value.link, address: $0.value.address, mtu: $0.value.mtu)
+        }
+        let used = attachments.flatMap(\.addresses)
+        ranges = (state.local?.podCIDRs ?? []).map { cidr in
+            Range(cidr: cidr, used: used.count(where: cidr.contains), size: AddressRange(cidr).count)
+        }
+        plugins = reports.map { name, report in
+            Plugin(
+                name: name, entries: report.entries, inForce: report.isInForce,
+                faults: report.faults.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" } + report.otherFaults)
+        }
+        peers = state.nodes.values.filter { $0.metadata.name != generation.nodeName }
+            .sorted { $0.metadata.name < $1.metadata.name }
+            .map { node in
+                Peer(
+                    name: node.metadata.name, addresses: IPFamily.allCases.compactMap { node.internalIP($0) },
+                    podCIDRs: node.podCIDRs, fault: reports.lazy.compactMap { $0.1.faults[node.key] }.first)
+            }
+        allocations = attachments.map {
+            Allocation(
+                pod: $0.title, containerID: $0.id.containerID, interface: $0.id.interface, link: $0.hostLink,
+                addresses: $0.addresses)
+        }
+        manifestFaults = generation.source.faults.map(\.description)
+        self.reloadFault = reloadFault
+    }
+
+    /// The report for people.
+    var text: String {
+        var lines = ["knetd \(version) on node \(node): \(ready ? "ready" : "not ready")"]
+        lines += obstacles.map { "  ! \($0)" }
+        if let reloadFault { lines.append("  ! last reload refused: \(reloadFault)") }
+        lines += manifestFaults.map { "  ! manifest skipped: \($0)" }
+        lines += uplinks.map { "uplink   \($0.link)  \($0.address)  MTU \($0.mtu)" }
+        lines += ranges.map { "range    \($0.cidr)  \($0.used) of \($0.size) in use" }
+        for plugin in plugins {
+            lines.append("plugin   \(plugin.name)  \(plugin.entries) entries  \(plugin.inForce ? "in force" : "not in force yet")")
+            lines += plugin.faults.map { "  ! \($0)" }
+        }
+        lines += peers.map { peer in
+            let addresses = peer.addresses.map(\.description).joined(separator: " ")
+            let ranges = peer.podCIDRs.map(\.description).joined(separator: " ")
+            return "peer     \(peer.name)  \(addresses)  \(ranges)" + (peer.fault == nil ? "" : "  unreachable, see above")
+        }
+        lines += allocations.map {
+            "pod      \($0.pod)  \($0.interface)  \($0.addresses.map(\.description).joined(separator: " "))  \($0.link)"
+        }
+        return lines.joined(separator: "\n")
+    }
+}
