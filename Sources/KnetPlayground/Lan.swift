@@ -24,6 +24,7 @@ struct Lan {
     /// Builds the bridge and the router.
     func build() throws {
         try namespace.run {
+            try Self.skipDuplicateDetection()
             let socket = try NetlinkSocket()
             try socket.request(.changeLink(index: NetlinkSocket.index(of: "lo"), up: true))
             try socket.request(.createBridge(name: "lan"))
@@ -65,12 +66,19 @@ struct Lan {
     }
 
     private func plug(_ namespace: NetworkNamespace, name: String) throws {
+        try namespace.run(Self.skipDuplicateDetection)
         try self.namespace.run {
             try NetlinkSocket().createVeth(
                 VethRequest(
                     name: name, mac: MACAddress(derivedFrom: "port \(name)"), alias: nil, peerName: "eth0",
-                    peerMAC: MACAddress(derivedFrom: "playground \(name)"), peerNamespace: namespace.number, mtu: mtu))
+                    peerMAC: MACAddress(derivedFrom: "playground \(name)"), peerNamespace: namespace.number, mtu: mtu,
+                    hasLinkLocal: true))
         }
+    }
+
+    /// Real nodes have had their addresses for long; these are to be usable at once.
+    private static func skipDuplicateDetection() throws {
+        for scope in ["all", "default"] { try Sysctl.write("net/ipv6/conf/\(scope)/accept_dad", "0") }
     }
 
     private func configure(_ namespace: NetworkNamespace, host: Int, outside: Bool) throws {

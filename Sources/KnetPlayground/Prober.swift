@@ -49,28 +49,30 @@ public struct Prober {
     }
 
     /// Sends bytes over TCP to an `EchoServer` and compares what comes back.
+    /// - Parameter bytes: how many, at most 1 MiB.
     /// - Returns: the address that the server saw.
     @discardableResult
     public func stream(_ address: IPAddress, bytes: Int) throws -> IPAddress {
         let descriptor = try open(address.family, SOCK_STREAM)
         try Sockets.connect(descriptor.number, to: address, port: EchoServer.port)
-        var state: UInt64 = 0x9E37_79B9_7F4A_7C15
-        let sent = (0..<bytes).map { _ -> UInt8 in
-            state = state &* 6_364_136_223_846_793_005 &+ 1
-            return UInt8(truncatingIfNeeded: state >> 56)
-        }
+        let sent = Array(Self.noise[..<bytes])
         try Sockets.sendAll(descriptor.number, sent)
         shutdown(descriptor.number, Int32(SHUT_WR))
         let answer = try Sockets.receiveAll(descriptor.number)
-        let parts = answer.split(separator: UInt8(ascii: "\n"), maxSplits: 1, omittingEmptySubsequences: false)
-        guard parts.count == 2, let seen = IPAddress(String(decoding: parts[0], as: UTF8.self)) else {
-            throw Wrong(description: "no greeting from \(address)")
-        }
-        guard parts[1].elementsEqual(sent) else {
-            throw Wrong(description: "\(bytes) bytes came back from \(address) as \(parts[1].count) or altered")
+        guard let line = answer.firstIndex(of: UInt8(ascii: "\n")),
+            let seen = IPAddress(String(decoding: answer[..<line], as: UTF8.self))
+        else { throw Wrong(description: "no greeting from \(address)") }
+        guard Array(answer[(line + 1)...]) == sent else {
+            throw Wrong(description: "\(bytes) bytes came back from \(address) as \(answer.count - line - 1) or altered")
         }
         return seen
     }
+
+    /// Bytes without a pattern that a fault of the network could hide in.
+    private static let noise: [UInt8] = {
+        var generator = SystemRandomNumberGenerator()
+        return (0..<(1 << 17)).flatMap { _ in withUnsafeBytes(of: generator.next() as UInt64, Array.init) }
+    }()
 
     /// One datagram to an `EchoServer`.
     /// - Parameters:

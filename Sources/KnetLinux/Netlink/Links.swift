@@ -50,11 +50,14 @@ public struct VethRequest: Sendable {
     /// Open descriptor of the peer's network namespace; `nil` for the same one.
     public let peerNamespace: Int32?
     public let mtu: Int
+    /// Whether the first end gets an IPv6 link-local address. A router that must find its neighbours needs one.
+    public let hasLinkLocal: Bool
 
     public init(
         name: String, mac: MACAddress, alias: String?, peerName: String, peerMAC: MACAddress, peerNamespace: Int32?,
-        mtu: Int
+        mtu: Int, hasLinkLocal: Bool = false
     ) {
+        self.hasLinkLocal = hasLinkLocal
         self.name = name
         self.mac = mac
         self.alias = alias
@@ -88,22 +91,21 @@ extension NetlinkSocket {
     }
 
     /// Makes a veth, the host's end up, the peer down.
-    public func createVeth(_ request: VethRequest) throws { try create(.createVeth(request), name: request.name, alias: request.alias) }
+    public func createVeth(_ request: VethRequest) throws { try create(.createVeth(request), name: request.name, alias: request.alias, hasLinkLocal: request.hasLinkLocal) }
 
     /// Makes a VXLAN device, up.
     public func createVXLAN(name: String, mac: MACAddress, mtu: Int, alias: String, _ vxlan: VXLAN) throws {
-        try create(.createVXLAN(name: name, mac: mac, mtu: mtu, vxlan), name: name, alias: alias)
+        try create(.createVXLAN(name: name, mac: mac, mtu: mtu, vxlan), name: name, alias: alias, hasLinkLocal: false)
     }
 
-    private func create(_ message: consuming NetlinkMessage, name: String, alias: String?) throws {
+    private func create(_ message: consuming NetlinkMessage, name: String, alias: String?, hasLinkLocal: Bool) throws {
         var batch = NetlinkBatch()
         batch.append(message)
-        batch.append(.withoutLinkLocal(name: name))
+        if !hasLinkLocal { batch.append(.withoutLinkLocal(name: name)) }
         batch.append(.raise(name: name, alias: alias))
         let errors = try send(batch)
-        if let error = errors[0] { throw error }
-        // A kernel without IPv6 refuses the second, which then has no meaning.
-        if let error = errors[2] { throw error }
+        // A kernel without IPv6 refuses the one between, which then has no meaning.
+        for case let error? in [errors[0], errors[errors.count - 1]] { throw error }
     }
 
     /// Index of the interface of the name in the calling thread's namespace.
