@@ -64,7 +64,9 @@ let package = Package(
         ),
         .target(
             name: "KnetDataplane",
-            dependencies: ["KnetCore", "KnetLinux", .product(name: "HashTreeCollections", package: "swift-collections")],
+            dependencies: [
+                "KnetCore", "KnetLinux", .product(name: "HashTreeCollections", package: "swift-collections"),
+            ],
             swiftSettings: strict
         ),
         .target(
@@ -100,7 +102,15 @@ let package = Package(
                 },
             swiftSettings: strict
         ),
-        .testTarget(name: "KnetCoreTests", dependencies: ["KnetCore"], swiftSettings: strict),
+        .testTarget(
+            name: "KnetCoreTests",
+            dependencies: [
+                "KnetCore",
+                .product(name: "HashTreeCollections", package: "swift-collections"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: strict
+        ),
         .testTarget(
             name: "KnetManifestsTests", dependencies: ["KnetCore", "KnetManifests"], swiftSettings: strict),
         .testTarget(

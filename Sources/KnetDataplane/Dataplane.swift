@@ -51,7 +51,9 @@ public struct DataplanePlugin: Plugin {
         case .attachment:
             return state.attachments[key].map(Self.entries) ?? []
         case .node:
-            guard let local = state.local, let node = state.nodes[key], node.metadata.name != local.name else { return [] }
+            guard let local = state.local, let node = state.nodes[key], node.metadata.name != local.name else {
+                return []
+            }
             try checkRanges(of: node)
             return try dataplane.entries(peer: node, local: local)
         default: return []
@@ -75,7 +77,8 @@ public struct DataplanePlugin: Plugin {
         }
         // An address of ours that no pod has must not leave by the default route.
         let unreachable = local.podCIDRs.map { NetworkEntry.route(NetworkRoute(to: $0, link: nil)) }
-        let table = MasqueradeTable.table(sources: local.podCIDRs, network: network).map { [NetworkEntry.table($0)] } ?? []
+        let table =
+            MasqueradeTable.table(sources: local.podCIDRs, network: network).map { [NetworkEntry.table($0)] } ?? []
         return sysctls + unreachable + table
     }
 

@@ -1,6 +1,6 @@
+import Glibc
 public import KnetCore
 public import KnetLinux
-import Glibc
 import Synchronization
 
 /// Reads and writes `NetworkEntry`s in the network namespace in which it was made.
@@ -131,7 +131,8 @@ public final class NetworkKernel: Sendable {
         if case .vxlan(let old)? = old {
             if old.canBecome(device) {
                 try socket.request(
-                    .changeLink(index: NetlinkSocket.index(of: device.name), up: true, mtu: device.mtu, mac: device.mac))
+                    .changeLink(index: NetlinkSocket.index(of: device.name), up: true, mtu: device.mtu, mac: device.mac)
+                )
                 return false
             }
             try socket.request(.deleteLink(name: device.name))

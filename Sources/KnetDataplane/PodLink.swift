@@ -1,6 +1,6 @@
+import Glibc
 public import KnetCore
 public import KnetLinux
-import Glibc
 
 /// The veth between a pod and its node. There is no bridge: the pod has /32 and /128 addresses, a default route to a
 /// link-local gateway, and a permanent neighbour for it; the node's host routes and neighbours come from the reconciler.
@@ -29,7 +29,8 @@ public struct PodLink: Sendable {
     public func create(in namespace: NetworkNamespace, pool: NetlinkPool) throws {
         let request = VethRequest(
             name: attachment.hostLink, mac: attachment.hostMAC, alias: Self.aliasPrefix + attachment.id.description,
-            peerName: attachment.id.interface, peerMAC: attachment.podMAC, peerNamespace: namespace.number, mtu: linkMTU)
+            peerName: attachment.id.interface, peerMAC: attachment.podMAC, peerNamespace: namespace.number, mtu: linkMTU
+        )
         do {
             try pool.with { try $0.createVeth(request) }
         } catch let error as SystemError where error.errno == EEXIST {
@@ -118,7 +119,9 @@ public struct PodLink: Sendable {
                 let routes = try socket.routes(family)
                 if !routes.contains(where: {
                     $0.destination.prefixLength == 0 && $0.gateway == gateway && $0.index == link.index
-                }) { found.append("default route via \(gateway) is missing") }
+                }) {
+                    found.append("default route via \(gateway) is missing")
+                }
             }
         }
         return found

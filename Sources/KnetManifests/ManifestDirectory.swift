@@ -25,7 +25,8 @@ struct ManifestDirectory {
 
     /// Looks at the directory. One that does not exist holds nothing.
     mutating func scan() -> Changes {
-        let names = ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).filter(Self.isManifest).sorted()
+        let names = ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).filter(Self.isManifest)
+            .sorted()
         var seen: [String: File] = [:]
         for name in names {
             guard let stamp = FileStamp(path: "\(path)/\(name)") else { continue }

@@ -111,7 +111,8 @@ enum ManifestParser {
         switch error {
         case DecodingError.keyNotFound(let key, let context): return "\(path(context, key)) is missing"
         case DecodingError.typeMismatch(let type, let context): return "\(path(context)) is not \(name(of: type))"
-        case DecodingError.valueNotFound(let type, let context): return "\(path(context)) is empty, not \(name(of: type))"
+        case DecodingError.valueNotFound(let type, let context):
+            return "\(path(context)) is empty, not \(name(of: type))"
         case DecodingError.dataCorrupted(let context): return "\(path(context)): \(context.debugDescription)"
         default: return "\(error)"
         }

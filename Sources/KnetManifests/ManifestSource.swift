@@ -49,7 +49,9 @@ public final class ManifestSource: Sendable {
             return Set(shared)
         }
         for fault in faults where !known.contains(fault) {
-            logger.warning("manifest skipped", metadata: ["op": "manifests", "place": "\(fault.place)", "reason": "\(fault.reason)"])
+            logger.warning(
+                "manifest skipped",
+                metadata: ["op": "manifests", "place": "\(fault.place)", "reason": "\(fault.reason)"])
         }
     }
 }

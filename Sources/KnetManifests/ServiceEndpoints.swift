@@ -32,15 +32,19 @@ enum ServiceEndpoints {
         }.sorted { $0.key < $1.key }
         return IPFamily.allCases.flatMap { family in
             // Pods may give the same port name different numbers, so that each set of numbers is a slice of its own.
-            let groups = Dictionary(grouping: selected.filter { pod in pod.addresses.contains { $0.family == family } }) {
+            let groups = Dictionary(grouping: selected.filter { pod in pod.addresses.contains { $0.family == family } })
+            {
                 ports(of: service, in: $0)
             }
-            return groups.sorted { ($0.value.first?.key ?? .local) < ($1.value.first?.key ?? .local) }.enumerated().map {
+            return groups.sorted { ($0.value.first?.key ?? .local) < ($1.value.first?.key ?? .local) }.enumerated().map
+            {
                 index, group in
                 EndpointSlice(
                     name: "\(service.metadata.name)-\(family.description.lowercased())-\(index)",
                     namespace: service.key.namespace, service: service.metadata.name, addressType: family.description,
-                    endpoints: group.value.map { endpoint(of: $0, family, publish: service.spec?.publishNotReadyAddresses) },
+                    endpoints: group.value.map {
+                        endpoint(of: $0, family, publish: service.spec?.publishNotReadyAddresses)
+                    },
                     ports: group.key)
             }
         }

@@ -6,7 +6,9 @@ import KnetLinux
 struct Lan {
     /// Addresses of the playground's networks: documentation and private ranges that knetd's defaults do not touch.
     static let prefixes: [IPFamily: (network: String, length: Int)] = [.v4: ("192.168.77.", 24), .v6: ("fd77::", 64)]
-    static let outsidePrefixes: [IPFamily: (network: String, length: Int)] = [.v4: ("203.0.113.", 24), .v6: ("fd99::", 64)]
+    static let outsidePrefixes: [IPFamily: (network: String, length: Int)] = [
+        .v4: ("203.0.113.", 24), .v6: ("fd99::", 64),
+    ]
 
     let namespace: NetworkNamespace
     let families: [IPFamily]

@@ -69,7 +69,8 @@ public final class Playground {
         let playground = Playground(
             name: options.name, executable: executable, record: Record(families: options.families))
         guard !FileManager.default.fileExists(atPath: playground.directory) else {
-            throw Failure("playground \"\(options.name)\" is up already; `knetd playground down --name \(options.name)` ends it")
+            throw Failure(
+                "playground \"\(options.name)\" is up already; `knetd playground down --name \(options.name)` ends it")
         }
         do {
             try playground.build(options)
@@ -290,7 +291,8 @@ public final class Playground {
     }
 
     private func save() throws {
-        try JSONEncoder().encode(record).write(to: URL(fileURLWithPath: "\(directory)/playground.json"), options: .atomic)
+        try JSONEncoder().encode(record).write(
+            to: URL(fileURLWithPath: "\(directory)/playground.json"), options: .atomic)
     }
 
     /// Ends the daemon, if the process is still that daemon, and waits until it is gone.

@@ -63,7 +63,8 @@ public struct Prober {
             let seen = IPAddress(String(decoding: answer[..<line], as: UTF8.self))
         else { throw Wrong(description: "no greeting from \(address)") }
         guard Array(answer[(line + 1)...]) == sent else {
-            throw Wrong(description: "\(bytes) bytes came back from \(address) as \(answer.count - line - 1) or altered")
+            throw Wrong(
+                description: "\(bytes) bytes came back from \(address) as \(answer.count - line - 1) or altered")
         }
         return seen
     }
@@ -92,7 +93,9 @@ public struct Prober {
         try Sockets.sendAll(descriptor.number, sent)
         var buffer = [UInt8](repeating: 0, count: 1 << 16)
         let count = try syscall("datagram from \(address)") { recv(descriptor.number, &buffer, buffer.count, 0) }
-        guard buffer[..<count].elementsEqual(sent) else { throw Wrong(description: "a datagram came back altered from \(address)") }
+        guard buffer[..<count].elementsEqual(sent) else {
+            throw Wrong(description: "a datagram came back altered from \(address)")
+        }
     }
 
     /// Checks that packets of exactly `mtu` bytes go both ways whole, and that the sender is told of larger ones.

@@ -5,10 +5,13 @@ import KnetLinux
 /// Blocking sockets with time limits. A socket belongs to the network namespace of the thread that opened it, whoever
 /// uses it later.
 enum Sockets {
-    static func open(_ family: IPFamily, _ type: __socket_type, _ transport: Int = 0, milliseconds: Int) throws -> Descriptor {
+    static func open(_ family: IPFamily, _ type: __socket_type, _ transport: Int = 0, milliseconds: Int) throws
+        -> Descriptor
+    {
         let descriptor = Descriptor(
             owning: try syscall("socket") {
-                socket(Int32(family.socketFamily), Int32(type.rawValue) | Int32(SOCK_CLOEXEC.rawValue), Int32(transport))
+                socket(
+                    Int32(family.socketFamily), Int32(type.rawValue) | Int32(SOCK_CLOEXEC.rawValue), Int32(transport))
             })
         limit(descriptor.number, milliseconds: milliseconds)
         return descriptor

@@ -2,10 +2,10 @@ import KnetCore
 import KnetDataplane
 
 #if Overlay
-import OverlayPlugin
+    import OverlayPlugin
 #endif
 #if Routed
-import RoutedPlugin
+    import RoutedPlugin
 #endif
 
 /// The plugins of this build, one line each. The only file that asks for traits.
@@ -13,10 +13,10 @@ enum Plugins {
     static let all: [PluginEntry] = {
         var all: [PluginEntry] = []
         #if Overlay
-        all.append(PluginEntry(Overlay.settings) { .dataplane(Overlay(try $0.decode())) })
+            all.append(PluginEntry(Overlay.settings) { .dataplane(Overlay(try $0.decode())) })
         #endif
         #if Routed
-        all.append(PluginEntry(Routed.settings) { _ in .dataplane(Routed()) })
+            all.append(PluginEntry(Routed.settings) { _ in .dataplane(Routed()) })
         #endif
         return all
     }()

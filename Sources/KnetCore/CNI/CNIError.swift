@@ -45,12 +45,12 @@ public struct CNIError: Error, Hashable, Sendable, CustomStringConvertible {
 
 /// The versions of the CNI specification that knetd speaks.
 public enum CNIVersion: String, Sendable, CaseIterable, Comparable, Codable {
-    case v0_3_1 = "0.3.1"
-    case v0_4_0 = "0.4.0"
-    case v1_0_0 = "1.0.0"
-    case v1_1_0 = "1.1.0"
+    case v031 = "0.3.1"
+    case v040 = "0.4.0"
+    case v100 = "1.0.0"
+    case v110 = "1.1.0"
 
-    public static let latest = CNIVersion.v1_1_0
+    public static let latest = CNIVersion.v110
 
     public static func < (a: CNIVersion, b: CNIVersion) -> Bool {
         (allCases.firstIndex(of: a) ?? 0) < (allCases.firstIndex(of: b) ?? 0)

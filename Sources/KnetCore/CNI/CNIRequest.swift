@@ -11,9 +11,9 @@ public struct CNIRequest: Hashable, Sendable, Codable {
         /// The first version of the specification with this command.
         var since: CNIVersion {
             switch self {
-            case .add, .del, .version: .v0_3_1
-            case .check: .v0_4_0
-            case .gc, .status: .v1_1_0
+            case .add, .del, .version: .v031
+            case .check: .v040
+            case .gc, .status: .v110
             }
         }
 
@@ -93,7 +93,8 @@ public struct CNIRequest: Hashable, Sendable, Codable {
         guard InterfaceName.isValid(interface) else {
             throw CNIError(
                 .invalidEnvironment, "CNI_IFNAME \"\(interface)\" is not an interface name",
-                details: "the kernel allows 1 to \(InterfaceName.maximumLength) bytes without \"/\", \":\" or white space")
+                details:
+                    "the kernel allows 1 to \(InterfaceName.maximumLength) bytes without \"/\", \":\" or white space")
         }
         if command == .check, config["prevResult"]?.object == nil {
             throw CNIError(.invalidConfig, "CHECK needs \"prevResult\" in the network configuration")
@@ -124,7 +125,8 @@ public struct CNIRequest: Hashable, Sendable, Codable {
     /// - Throws: `CNIError` where the list is missing or malformed; an attachment must not be lost to a typing error.
     public func validAttachments() throws(CNIError) -> Set<AttachmentID> {
         guard let list = config["cni.dev/valid-attachments"]?.array else {
-            throw CNIError(.invalidConfig, "GC needs the list \"cni.dev/valid-attachments\" in the network configuration")
+            throw CNIError(
+                .invalidConfig, "GC needs the list \"cni.dev/valid-attachments\" in the network configuration")
         }
         var ids: Set<AttachmentID> = []
         for (index, element) in list.enumerated() {

@@ -43,7 +43,7 @@ public struct CNIResult: Hashable, Sendable {
                         "name": .string(interface.name), "mac": .string(interface.mac.description),
                     ]
                     members["sandbox"] = interface.sandbox.map(JSONValue.string)
-                    if version >= .v1_1_0 { members["mtu"] = .integer(interface.mtu) }
+                    if version >= .v110 { members["mtu"] = .integer(interface.mtu) }
                     return .object(members)
                 }),
             "ips": .array(
@@ -52,7 +52,7 @@ public struct CNIResult: Hashable, Sendable {
                         "address": .string(CIDR(host: address).description), "interface": .integer(podInterface),
                     ]
                     members["gateway"] = gateways[address.family].map { .string($0.description) }
-                    if version < .v1_0_0 { members["version"] = address.family == .v4 ? "4" : "6" }
+                    if version < .v100 { members["version"] = address.family == .v4 ? "4" : "6" }
                     return .object(members)
                 }),
             "routes": .array(

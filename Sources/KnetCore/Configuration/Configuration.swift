@@ -176,10 +176,12 @@ public struct ConfigurationReader: Sendable {
                     Field("name", .text(.any(what: "a node's name")), "This node's name; default: the host's name."),
                     Field(
                         "uplink", .text(.interfaceName), default: "auto",
-                        "Interface towards the other nodes; auto: the one with the Node's InternalIP, else the default route's."),
+                        "Interface towards the other nodes; auto: the one with the Node's InternalIP, else the default route's."
+                    ),
                     Field(
                         "podCIDRs", .list(of: .text(.cidr), atLeast: 1),
-                        "This node's part of network.podCIDRs; default: the Node object's spec.podCIDRs, else, without any Node object, the first part."),
+                        "This node's part of network.podCIDRs; default: the Node object's spec.podCIDRs, else, without any Node object, the first part."
+                    ),
                 ]), default: [:], "This node."),
             Field(
                 "network",
@@ -207,8 +209,10 @@ public struct ConfigurationReader: Sendable {
                 "agent",
                 .object([
                     Field(
-                        "runDirectory", .text(.absolutePath), default: "/run/knetd", "Socket and other files of this boot."),
-                    Field("stateDirectory", .text(.absolutePath), default: "/var/lib/knetd", "The store of allocations."),
+                        "runDirectory", .text(.absolutePath), default: "/run/knetd",
+                        "Socket and other files of this boot."),
+                    Field(
+                        "stateDirectory", .text(.absolutePath), default: "/var/lib/knetd", "The store of allocations."),
                     Field(
                         "statusAddresses", .list(of: .text(.endpoint)), default: ["127.0.0.1:9469"],
                         "Where /healthz, /readyz and /metrics are served; []: nowhere."),
@@ -222,14 +226,18 @@ public struct ConfigurationReader: Sendable {
             Field(
                 "cni",
                 .object([
-                    Field("binaryDirectory", .text(.absolutePath), default: "/opt/cni/bin", "Where the runtime looks for plugins."),
+                    Field(
+                        "binaryDirectory", .text(.absolutePath), default: "/opt/cni/bin",
+                        "Where the runtime looks for plugins."),
                     Field(
                         "configDirectory", .text(.absolutePath), default: "/etc/cni/net.d",
                         "Where the runtime looks for network configurations."),
                     Field(
                         "configFile", .text(.any(what: "a file name")), default: "10-knetd.conflist",
                         "The file that knetd install writes there."),
-                    Field("networkName", .text(.any(what: "a network's name")), default: "knetd", "The CNI network's name."),
+                    Field(
+                        "networkName", .text(.any(what: "a network's name")), default: "knetd",
+                        "The CNI network's name."),
                     Field(
                         "timeoutSeconds", .integer(1...600), default: 30,
                         "Seconds that the CNI mode waits for the daemon."),
@@ -270,7 +278,8 @@ public struct ConfigurationReader: Sendable {
             problems.append(
                 .init(
                     path: "$.plugins",
-                    found: dataplanes.isEmpty ? "no dataplane" : "\(dataplanes.count) dataplanes (\(dataplanes.joined(separator: ", ")))",
+                    found: dataplanes.isEmpty
+                        ? "no dataplane" : "\(dataplanes.count) dataplanes (\(dataplanes.joined(separator: ", ")))",
                     allowed: "exactly one of \(choices.joined(separator: ", "))",
                     suggestion: dataplanes.isEmpty ? "\"\(choices[0])\": {}" : "only \"\(dataplanes[0])\""))
         }
@@ -284,7 +293,9 @@ public struct ConfigurationReader: Sendable {
             let smallest = cidr.family == .v4 ? 29 : 124
             if cidr.prefixLength > smallest {
                 problems.append(
-                    .init(path: path, found: "\(cidr), too small for a node", allowed: "a prefix length of at most \(smallest)"))
+                    .init(
+                        path: path, found: "\(cidr), too small for a node",
+                        allowed: "a prefix length of at most \(smallest)"))
             }
         }
         for (index, cidr) in (configuration.node.podCIDRs ?? []).enumerated()
@@ -292,7 +303,8 @@ public struct ConfigurationReader: Sendable {
             problems.append(
                 .init(
                     path: "$.node.podCIDRs[\(index)]", found: "\(cidr)",
-                    allowed: "a part of network.podCIDRs (\(network.podCIDRs.map(\.description).joined(separator: ", ")))"))
+                    allowed:
+                        "a part of network.podCIDRs (\(network.podCIDRs.map(\.description).joined(separator: ", ")))"))
         }
         if configuration.cni.configFile.contains("/") {
             problems.append(

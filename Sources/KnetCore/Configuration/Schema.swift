@@ -34,7 +34,11 @@ extension TextFormat {
         switch self {
         case .any: ["minLength": 1]
         case .oneOf(let words): ["enum": .array(words.map(JSONValue.string))]
-        case .cidr: ["pattern": .string("^(\(Self.ipv4)/([0-9]|[12][0-9]|3[0-2])|\(Self.ipv6)/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))$")]
+        case .cidr:
+            [
+                "pattern": .string(
+                    "^(\(Self.ipv4)/([0-9]|[12][0-9]|3[0-2])|\(Self.ipv6)/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))$")
+            ]
         case .ipAddress: ["pattern": .string("^(\(Self.ipv4)|\(Self.ipv6))$")]
         case .endpoint: ["pattern": .string("^(\(Self.ipv4)|\\[\(Self.ipv6)\\]):[0-9]{1,5}$")]
         case .absolutePath: ["pattern": "^/"]

@@ -133,7 +133,8 @@ extension Shape {
         case .boolean: "true or false"
         case .integer(let range): "an integer from \(range.lowerBound) to \(range.upperBound)"
         case .text(let format): format.allowed
-        case .list(let element, let minimum): "a list\(minimum > 0 ? " of at least \(minimum)" : ""), each \(element.allowed)"
+        case .list(let element, let minimum):
+            "a list\(minimum > 0 ? " of at least \(minimum)" : ""), each \(element.allowed)"
         case .object: "an object"
         case .either(let shapes): shapes.map(\.allowed).joined(separator: ", or ")
         }

@@ -32,7 +32,8 @@ struct ReconcilePass<P: Plugin> {
             }
         }
         for key in keys {
-            faults[key] = objectFaults[key] ?? tracker.disputes(over: key).map { "conflicts with \($0), which stays in force" }
+            faults[key] =
+                objectFaults[key] ?? tracker.disputes(over: key).map { "conflicts with \($0), which stays in force" }
         }
         if resync || readFault != nil {
             do {

@@ -13,7 +13,8 @@ extension ClusterObject {
     public var defect: String? { nil }
 
     public var key: ObjectKey {
-        ObjectKey(Self.kind, namespace: Self.kind.isNamespaced ? metadata.namespace ?? "default" : "", name: metadata.name)
+        ObjectKey(
+            Self.kind, namespace: Self.kind.isNamespaced ? metadata.namespace ?? "default" : "", name: metadata.name)
     }
 }
 

@@ -43,7 +43,9 @@ public final class NetworkNamespace: Sendable {
     /// The same for the calling thread's namespace.
     public static func currentCookie() throws -> UInt64 {
         let probe = Descriptor(
-            owning: try syscall("socket") { socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0) })
+            owning: try syscall("socket") {
+                socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+            })
         var cookie: UInt64 = 0
         var length = socklen_t(MemoryLayout<UInt64>.size)
         try syscall("getsockopt SO_NETNS_COOKIE") {

@@ -1,6 +1,6 @@
-public import KnetCore
 import CMnl
 import Glibc
+public import KnetCore
 
 /// An address on an interface.
 public struct LinkAddress: Hashable, Sendable {
@@ -47,7 +47,8 @@ extension LinkAddress {
 extension NetlinkMessage {
     /// Puts an address on an interface, usable at once: no duplicate address detection.
     public static func addAddress(_ address: IPAddress, prefixLength: Int, index: Int32) -> NetlinkMessage {
-        var message = addressMessage("add address \(address)", RTM_NEWADDR, address, prefixLength, index, NLM_F_CREATE | NLM_F_REPLACE)
+        var message = addressMessage(
+            "add address \(address)", RTM_NEWADDR, address, prefixLength, index, NLM_F_CREATE | NLM_F_REPLACE)
         message.put(IFA_FLAGS, UInt32(IFA_F_NODAD | IFA_F_PERMANENT))
         return message
     }

@@ -1,6 +1,6 @@
-public import KnetCore
 import CMnl
 import Glibc
+public import KnetCore
 
 /// A network interface as the kernel has it.
 public struct Link: Hashable, Sendable {
@@ -91,7 +91,9 @@ extension NetlinkSocket {
     }
 
     /// Makes a veth, the host's end up, the peer down.
-    public func createVeth(_ request: VethRequest) throws { try create(.createVeth(request), name: request.name, alias: request.alias, hasLinkLocal: request.hasLinkLocal) }
+    public func createVeth(_ request: VethRequest) throws {
+        try create(.createVeth(request), name: request.name, alias: request.alias, hasLinkLocal: request.hasLinkLocal)
+    }
 
     /// Makes a VXLAN device, up.
     public func createVXLAN(name: String, mac: MACAddress, mtu: Int, alias: String, _ vxlan: VXLAN) throws {

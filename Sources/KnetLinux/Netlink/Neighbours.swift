@@ -1,6 +1,6 @@
-public import KnetCore
 import CMnl
 import Glibc
+public import KnetCore
 
 /// A permanent neighbour: which MAC address an IP address has on a link.
 public struct Neighbour: Hashable, Sendable {
@@ -72,7 +72,8 @@ extension NetlinkMessage {
     }
 
     public static func replaceNeighbour(_ neighbour: Neighbour) -> NetlinkMessage {
-        var message = neighbourMessage("neighbour \(neighbour.address)", RTM_NEWNEIGH, neighbour, NLM_F_CREATE | NLM_F_REPLACE)
+        var message = neighbourMessage(
+            "neighbour \(neighbour.address)", RTM_NEWNEIGH, neighbour, NLM_F_CREATE | NLM_F_REPLACE)
         message.put(NDA_LLADDR, bytes: neighbour.mac.bytes)
         message.put(NDA_PROTOCOL, Route.knetdOrigin)
         return message
@@ -103,7 +104,8 @@ extension NetlinkMessage {
         fdbMessage("delete FDB entry \(entry.mac)", RTM_DELNEIGH, entry, 0)
     }
 
-    private static func fdbMessage(_ purpose: String, _ type: Int, _ entry: FDBEntry, _ flags: Int32) -> NetlinkMessage {
+    private static func fdbMessage(_ purpose: String, _ type: Int, _ entry: FDBEntry, _ flags: Int32) -> NetlinkMessage
+    {
         var message = NetlinkMessage(purpose, type: type, flags: flags)
         var fixed = ndmsg()
         fixed.ndm_family = UInt8(AF_BRIDGE)

@@ -18,7 +18,9 @@ public final class NetlinkSocket {
     private static let window = 64
 
     public init(bus: Int32 = NETLINK_ROUTE) throws {
-        guard let socket = mnl_socket_open2(bus, Int32(SOCK_CLOEXEC.rawValue)) else { throw SystemError("netlink socket") }
+        guard let socket = mnl_socket_open2(bus, Int32(SOCK_CLOEXEC.rawValue)) else {
+            throw SystemError("netlink socket")
+        }
         self.socket = socket
         receiveBuffer = .allocate(byteCount: 1 << 15, alignment: 8)
         guard mnl_socket_bind(socket, 0, 0) == 0 else {
@@ -184,7 +186,9 @@ public struct NetlinkBatch: ~Copyable {
 
     /// Writes the requests of `range` with running sequence numbers, each asking for an acknowledgement.
     func serialise(_ range: Range<Int>, firstSequence: UInt32, into bytes: inout [UInt8]) {
-        bytes.append(contentsOf: storage[spans[range.lowerBound].range.lowerBound..<spans[range.upperBound - 1].range.upperBound])
+        bytes.append(
+            contentsOf: storage[spans[range.lowerBound].range.lowerBound..<spans[range.upperBound - 1].range.upperBound]
+        )
         bytes.withUnsafeMutableBytes { buffer in
             let base = spans[range.lowerBound].range.lowerBound
             for index in range {

@@ -1,6 +1,6 @@
-public import KnetCore
 import CMnl
 import Glibc
+public import KnetCore
 
 /// A route: to a gateway, onto a link, or to nowhere.
 public struct Route: Hashable, Sendable {

@@ -40,7 +40,7 @@ public final class Nftables: Sendable {
     public func list(table: String) throws(NftablesError) -> String? {
         do {
             return try run("list table \(table)")
-        } catch where error.message.contains("No such file or directory") {
+        } catch  where error.message.contains("No such file or directory") {
             return nil
         }
     }

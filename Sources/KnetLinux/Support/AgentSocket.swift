@@ -54,7 +54,9 @@ public enum AgentSocket {
 
     static func makeSocket() throws(SystemError) -> Descriptor {
         Descriptor(
-            owning: try syscall("socket") { socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0) })
+            owning: try syscall("socket") {
+                socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+            })
     }
 
     @discardableResult
@@ -96,7 +98,8 @@ public enum AgentSocket {
             let passed = sent == 0 ? descriptor ?? -1 : -1
             sent += try syscall("send") {
                 bytes.withUnsafeBytes {
-                    knet_send_with_descriptor(socket, $0.baseAddress.map { $0 + sent }, UInt(bytes.count - sent), passed)
+                    knet_send_with_descriptor(
+                        socket, $0.baseAddress.map { $0 + sent }, UInt(bytes.count - sent), passed)
                 }
             }
         }
@@ -109,7 +112,9 @@ public enum AgentSocket {
         var buffer = [UInt8](repeating: 0, count: 1 << 16)
         while true {
             var came: Int32 = -1
-            let count = try syscall("receive") { knet_receive_with_descriptor(socket, &buffer, UInt(buffer.count), &came) }
+            let count = try syscall("receive") {
+                knet_receive_with_descriptor(socket, &buffer, UInt(buffer.count), &came)
+            }
             if came >= 0 {
                 if descriptor >= 0 { close(descriptor) }
                 descriptor = came

@@ -49,10 +49,12 @@ final class Daemon: ServiceLifecycle.Service {
     private var generation: Generation { current.withLock { $0 } }
 
     private static func generation(
-        _ configuration: Configuration, allocations: AllocationStore, pool: NetlinkPool, kernel: NetworkKernel, logger: Logger
+        _ configuration: Configuration, allocations: AllocationStore, pool: NetlinkPool, kernel: NetworkKernel,
+        logger: Logger
     ) throws -> Generation {
         try Generation(
-            configuration: configuration, nodeName: configuration.node.name ?? HostName.current(), allocations: allocations,
+            configuration: configuration, nodeName: configuration.node.name ?? HostName.current(),
+            allocations: allocations,
             pool: pool, kernel: kernel, logger: logger)
     }
 

@@ -27,7 +27,8 @@ final class Generation: Sendable {
     private static let settle = Duration.milliseconds(20)
 
     init(
-        configuration: Configuration, nodeName: String, allocations: AllocationStore, pool: NetlinkPool, kernel: NetworkKernel,
+        configuration: Configuration, nodeName: String, allocations: AllocationStore, pool: NetlinkPool,
+        kernel: NetworkKernel,
         logger: Logger
     ) throws {
         self.configuration = configuration
@@ -109,7 +110,8 @@ final class Generation: Sendable {
                 metadata: [
                     "node": "\(nodeName)", "op": "local",
                     "podCIDRs": "\(local.podCIDRs.map(\.description).joined(separator: ","))",
-                    "uplinks": "\(local.uplinks.values.map { "\($0.link) \($0.address)" }.sorted().joined(separator: ","))",
+                    "uplinks":
+                        "\(local.uplinks.values.map { "\($0.link) \($0.address)" }.sorted().joined(separator: ","))",
                 ])
         } catch {
             logger.warning("this node's links cannot be read", metadata: ["op": "local", "reason": "\(error)"])
@@ -119,7 +121,9 @@ final class Generation: Sendable {
     /// Why pods cannot be attached; empty where they can.
     var obstacles: [String] {
         let now = state.current
-        guard now.isComplete else { return ["the manifests in \(configuration.cluster.manifests.directory) have not been read yet"] }
+        guard now.isComplete else {
+            return ["the manifests in \(configuration.cluster.manifests.directory) have not been read yet"]
+        }
         guard now.local != nil else {
             return [
                 "this node's ranges are not known: Node \"\(nodeName)\" is not among the manifests or has no spec.podCIDRs; "

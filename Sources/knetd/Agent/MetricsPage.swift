@@ -22,7 +22,9 @@ enum MetricsPage {
         page.family("knetd_allocations", "gauge", "Interfaces of pods on this node.")
         page.sample("knetd_allocations", [:], Double(report.allocations.count))
         page.family("knetd_range_addresses", "gauge", "Addresses that pods of this node can have.")
-        for range in report.ranges { page.sample("knetd_range_addresses", ["cidr": range.cidr.description], Double(range.size)) }
+        for range in report.ranges {
+            page.sample("knetd_range_addresses", ["cidr": range.cidr.description], Double(range.size))
+        }
         page.family("knetd_range_addresses_used", "gauge", "Addresses that pods of this node have.")
         for range in report.ranges {
             page.sample("knetd_range_addresses_used", ["cidr": range.cidr.description], Double(range.used))
@@ -32,14 +34,18 @@ enum MetricsPage {
         page.sample("knetd_netlink_writes_total", [:], Double(NetlinkSocket.writes))
         page.family("knetd_cni_requests_total", "counter", "CNI requests by command and outcome.")
         for (command, figures) in cni.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
-            page.sample("knetd_cni_requests_total", ["command": command.rawValue, "outcome": "success"], Double(figures.succeeded))
-            page.sample("knetd_cni_requests_total", ["command": command.rawValue, "outcome": "error"], Double(figures.failed))
+            page.sample(
+                "knetd_cni_requests_total", ["command": command.rawValue, "outcome": "success"],
+                Double(figures.succeeded))
+            page.sample(
+                "knetd_cni_requests_total", ["command": command.rawValue, "outcome": "error"], Double(figures.failed))
         }
         page.family("knetd_cni_request_seconds", "summary", "Time that CNI requests took in the daemon.")
         for (command, figures) in cni.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
             page.sample("knetd_cni_request_seconds_sum", ["command": command.rawValue], figures.seconds)
             page.sample(
-                "knetd_cni_request_seconds_count", ["command": command.rawValue], Double(figures.succeeded + figures.failed))
+                "knetd_cni_request_seconds_count", ["command": command.rawValue],
+                Double(figures.succeeded + figures.failed))
         }
         return page.text
     }

@@ -26,9 +26,11 @@ final class PodAttacher: Sendable {
         let start = ContinuousClock.now
         let reply: AgentReply
         do {
-            reply = AgentReply(succeeded: true, body: try await exclusively(request) {
-                try await self.perform(request, namespace: namespace, in: generation)
-            })
+            reply = AgentReply(
+                succeeded: true,
+                body: try await exclusively(request) {
+                    try await self.perform(request, namespace: namespace, in: generation)
+                })
         } catch {
             let error = Self.cniError(error)
             reply = AgentReply(succeeded: false, body: error.json(version: request.version))
@@ -38,7 +40,8 @@ final class PodAttacher: Sendable {
                     "op": "\(request.command.rawValue)", "container": "\(request.id)", "reason": "\(error)",
                 ])
         }
-        metrics.record(request.command, seconds: (ContinuousClock.now - start) / .seconds(1), succeeded: reply.succeeded)
+        metrics.record(
+            request.command, seconds: (ContinuousClock.now - start) / .seconds(1), succeeded: reply.succeeded)
         return reply
     }
 
@@ -112,7 +115,10 @@ final class PodAttacher: Sendable {
     /// namespace is another.
     private func undoEarlier(_ request: CNIRequest, cookie: UInt64, in generation: Generation) async throws {
         let (earlier, isLinked) = try await blocking { [allocations] in
-            (try allocations.attachment(request.id), (try? NetlinkSocket.index(of: Attachment.hostLink(of: request.id))) != nil)
+            (
+                try allocations.attachment(request.id),
+                (try? NetlinkSocket.index(of: Attachment.hostLink(of: request.id))) != nil
+            )
         }
         guard let earlier else {
             if isLinked { try await detach(request.id, in: generation) }

@@ -92,13 +92,16 @@ struct StatusReport: Codable {
         lines += uplinks.map { "uplink   \($0.link)  \($0.address)  MTU \($0.mtu)" }
         lines += ranges.map { "range    \($0.cidr)  \($0.used) of \($0.size) in use" }
         for plugin in plugins {
-            lines.append("plugin   \(plugin.name)  \(plugin.entries) entries  \(plugin.inForce ? "in force" : "not in force yet")")
+            lines.append(
+                "plugin   \(plugin.name)  \(plugin.entries) entries  \(plugin.inForce ? "in force" : "not in force yet")"
+            )
             lines += plugin.faults.map { "  ! \($0)" }
         }
         lines += peers.map { peer in
             let addresses = peer.addresses.map(\.description).joined(separator: " ")
             let ranges = peer.podCIDRs.map(\.description).joined(separator: " ")
-            return "peer     \(peer.name)  \(addresses)  \(ranges)" + (peer.fault == nil ? "" : "  unreachable, see above")
+            return "peer     \(peer.name)  \(addresses)  \(ranges)"
+                + (peer.fault == nil ? "" : "  unreachable, see above")
         }
         lines += allocations.map {
             "pod      \($0.pod)  \($0.interface)  \($0.addresses.map(\.description).joined(separator: " "))  \($0.link)"

@@ -81,7 +81,9 @@ enum CNIMode {
             if error is NotANamespace {
                 throw CNIError(.invalidEnvironment, "CNI_NETNS: \(error)")
             }
-            throw CNIError(.unknownContainer, "CNI_NETNS: \(error)", details: "the namespace must exist before \(request.command.rawValue)")
+            throw CNIError(
+                .unknownContainer, "CNI_NETNS: \(error)",
+                details: "the namespace must exist before \(request.command.rawValue)")
         }
     }
 

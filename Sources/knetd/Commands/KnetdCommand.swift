@@ -33,9 +33,12 @@ struct ConfigOption: ParsableArguments {
     /// - Throws: `ExitCode` after the problems were printed.
     func load() throws -> KnetCore.Configuration {
         do {
-            return try path.map { try Plugins.configuration.read(path: $0) } ?? Plugins.configuration.read(Data("{}".utf8))
+            return try path.map { try Plugins.configuration.read(path: $0) }
+                ?? Plugins.configuration.read(Data("{}".utf8))
         } catch let error as ConfigurationError {
-            complain("\(path ?? "the defaults"): \(error.problems.count) problem\(error.problems.count == 1 ? "" : "s")\n\(error)")
+            complain(
+                "\(path ?? "the defaults"): \(error.problems.count) problem\(error.problems.count == 1 ? "" : "s")\n\(error)"
+            )
             throw ExitCode(2)
         }
     }
@@ -78,7 +81,8 @@ struct RunCommand: AsyncParsableCommand {
         do {
             try await ServiceGroup(
                 configuration: .init(
-                    services: [.init(service: daemon)], gracefulShutdownSignals: [.sigterm, .sigint], logger: quiet(logger))
+                    services: [.init(service: daemon)], gracefulShutdownSignals: [.sigterm, .sigint],
+                    logger: quiet(logger))
             ).run()
         } catch {
             complain("knetd stopped: \(error)")
@@ -104,7 +108,8 @@ func askStatus(_ configuration: KnetCore.Configuration) throws -> StatusReport {
 
 struct StatusCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "status", abstract: "Show plugins, peers, allocations and what is wrong. Exits with 1 while not ready.")
+        commandName: "status",
+        abstract: "Show plugins, peers, allocations and what is wrong. Exits with 1 while not ready.")
 
     @OptionGroup var config: ConfigOption
     @Flag(help: "Print JSON.") var json = false
@@ -128,7 +133,8 @@ struct ConfigCommand: ParsableCommand {
         subcommands: [Validate.self, Show.self, Schema.self])
 
     struct Validate: ParsableCommand {
-        static let configuration = CommandConfiguration(abstract: "Check a configuration file; exits with 2 if it is refused.")
+        static let configuration = CommandConfiguration(
+            abstract: "Check a configuration file; exits with 2 if it is refused.")
         @OptionGroup var config: ConfigOption
         @Argument(help: "The file.") var file: String?
 

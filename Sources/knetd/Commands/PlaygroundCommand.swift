@@ -107,7 +107,8 @@ struct PlaygroundCommand: ParsableCommand {
     }
 
     struct Down: ParsableCommand {
-        static let configuration = CommandConfiguration(abstract: "End the daemons and remove all namespaces and files.")
+        static let configuration = CommandConfiguration(
+            abstract: "End the daemons and remove all namespaces and files.")
         @OptionGroup var name: NameOption
 
         func run() throws { try name.open().down() }
@@ -138,7 +139,9 @@ struct PlaygroundCommand: ParsableCommand {
             let milliseconds = Int((ContinuousClock.now - start) / .milliseconds(1))
             let mtu = Self.pathMTU(dataplane, uplink: options.mtu)
             let report = try ConnectivityReport(playground, mtu: mtu)
-            print("\(dataplane): 3 nodes and 6 pods up in \(milliseconds) ms, path MTU \(mtu[.v4] ?? 0) IPv4, \(mtu[.v6] ?? 0) IPv6")
+            print(
+                "\(dataplane): 3 nodes and 6 pods up in \(milliseconds) ms, path MTU \(mtu[.v4] ?? 0) IPv4, \(mtu[.v6] ?? 0) IPv6"
+            )
             print(report.text + "\n")
             return report.failures.map { "\(dataplane): \($0)" }
         }

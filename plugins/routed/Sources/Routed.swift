@@ -19,14 +19,16 @@ public struct Routed: Dataplane {
         try peer.podCIDRs.filter { local.podCIDR($0.family) != nil }.map { range in
             guard let uplink = local.uplinks[range.family] else {
                 throw UnreachablePeer(
-                    "this node has no \(range.family) uplink; set node.uplink or give its Node an \(range.family) InternalIP that it has")
+                    "this node has no \(range.family) uplink; set node.uplink or give its Node an \(range.family) InternalIP that it has"
+                )
             }
             guard let gateway = peer.internalIP(range.family) else {
                 throw UnreachablePeer("the Node has no \(range.family) InternalIP; add it to status.addresses")
             }
             guard uplink.subnet.contains(gateway) else {
                 throw UnreachablePeer(
-                    "its address \(gateway) is not on this node's subnet \(uplink.subnet); use the overlay plugin between subnets")
+                    "its address \(gateway) is not on this node's subnet \(uplink.subnet); use the overlay plugin between subnets"
+                )
             }
             return .route(NetworkRoute(to: range, via: gateway, link: uplink.link))
         }

@@ -1,0 +1,55 @@
+# Everything that one does with knetd's sources. `make help` lists it.
+
+SWIFT ?= swift
+PREFIX ?= /usr/local
+DESTDIR ?=
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
+
+# Needed to build; needed by tests and demo to look at the kernel with eyes other than ours.
+BUILD_PACKAGES := libmnl-dev libnftables-dev libsqlite3-dev pkg-config
+TEST_PACKAGES := iproute2 nftables python3-jsonschema containernetworking-plugins
+SOURCES := Sources Tests plugins Package.swift
+RELEASE := -c release --static-swift-stdlib --product knetd
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build test demo bench check fmt install clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 12
+
+setup: ## Install the Debian packages that are missing
+	@missing=$$(for package in $(BUILD_PACKAGES) $(TEST_PACKAGES); do \
+		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; done); \
+	test -z "$$missing" || { $(SUDO) apt-get update -q && \
+		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -q --no-install-recommends $$missing; }
+
+build: setup ## Build the executable for use: optimised, Swift's runtime inside (.build/release/knetd)
+	$(SWIFT) build $(RELEASE)
+
+test: setup ## Run all tests on this machine's kernel; as root, or what needs root is skipped
+	$(SWIFT) build --build-tests
+	$(SWIFT) test --skip-build --no-parallel
+	Tests/example-plugin.sh
+
+demo: setup ## Three nodes, six pods, every pair tried with real packets, for each dataplane; needs root
+	$(SWIFT) build --product knetd
+	$(SUDO) .build/debug/knetd playground demo
+
+bench: setup ## Time CNI ADD and DEL beside the reference plugins; needs root
+	$(SWIFT) build $(RELEASE)
+	$(SUDO) .build/release/knetd playground bench
+
+check: setup ## Format, warnings as errors, and every set of plugins: all, none, each alone
+	$(SWIFT) format lint --strict --recursive $(SOURCES)
+	Tests/check-builds.sh
+
+fmt: ## Format the sources in place
+	$(SWIFT) format --in-place --recursive $(SOURCES)
+
+install: build ## Install the executable, an example configuration and the systemd unit below DESTDIR
+	install -D -s -m 0755 .build/release/knetd $(DESTDIR)$(PREFIX)/bin/knetd
+	install -D -m 0644 deploy/knetd.service $(DESTDIR)/etc/systemd/system/knetd.service
+	test -e $(DESTDIR)/etc/knetd/knetd.json || install -D -m 0644 configs/single-node.json $(DESTDIR)/etc/knetd/knetd.json
+
+clean: ## Remove what was built
+	rm -rf .build .build-*
