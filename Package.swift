@@ -113,14 +113,15 @@ let package = Package(
         ),
         .testTarget(
             name: "KnetManifestsTests", dependencies: ["KnetCore", "KnetManifests"], swiftSettings: strict),
+        .target(name: "TestSupport", dependencies: ["KnetLinux"], path: "Tests/Support", swiftSettings: strict),
         .testTarget(
             name: "IntegrationTests",
-            dependencies: ["KnetCore", "KnetLinux", "KnetDataplane", "KnetPlayground"],
+            dependencies: ["KnetCore", "KnetLinux", "KnetDataplane", "TestSupport"],
             swiftSettings: strict
         ),
         .testTarget(
             name: "EndToEndTests",
-            dependencies: ["knetd", "KnetCore", "KnetLinux", "KnetDataplane", "KnetPlayground"],
+            dependencies: ["knetd", "KnetCore", "KnetLinux", "KnetDataplane", "KnetPlayground", "TestSupport"],
             swiftSettings: strict
         ),
     ] + pluginTargets,

@@ -2,6 +2,7 @@
 // machine that builds, never counted by hand.
 #pragma once
 #include <libmnl/libmnl.h>
+#include <linux/fib_rules.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/neighbour.h>

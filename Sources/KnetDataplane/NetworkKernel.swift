@@ -126,14 +126,15 @@ public final class NetworkKernel: Sendable {
         }
     }
 
-    /// - Returns: whether the device was made anew, which takes with it all that stood on the old one.
+    /// - Returns: whether other entries went: all that stood on a device that was made anew, the neighbours of one whose
+    ///   MAC address changed.
     private func assert(_ device: VXLANDevice, replacing old: NetworkEntry?, _ socket: NetlinkSocket) throws -> Bool {
         if case .vxlan(let old)? = old {
             if old.canBecome(device) {
                 try socket.request(
                     .changeLink(index: NetlinkSocket.index(of: device.name), up: true, mtu: device.mtu, mac: device.mac)
                 )
-                return false
+                return old.mac != device.mac
             }
             try socket.request(.deleteLink(name: device.name))
         }

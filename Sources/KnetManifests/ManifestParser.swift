@@ -25,7 +25,7 @@ enum ManifestParser {
     static func parse(_ data: Data, file: String) -> ParsedManifest {
         var result = ParsedManifest()
         do {
-            let documents = try file.hasSuffix(".json") ? [JSONValue(parsing: data)] : yaml(data)
+            let documents = try file.hasSuffix(".json") ? [JSONValue(parsing: data)] : yaml(data, file, into: &result)
             for (index, document) in documents.enumerated() {
                 let place = documents.count > 1 ? "\(file), document \(index + 1)" : file
                 read(document, place: place, into: &result)
@@ -36,9 +36,17 @@ enum ManifestParser {
         return result
     }
 
-    private static func yaml(_ data: Data) throws -> [JSONValue] {
+    /// The documents up to the first that is not YAML, which is reported.
+    private static func yaml(_ data: Data, _ file: String, into result: inout ParsedManifest) throws -> [JSONValue] {
         guard let text = String(data: data, encoding: .utf8) else { throw NotText() }
-        return try Yams.compose_all(yaml: text).map(json)
+        var sequence = try Yams.compose_all(yaml: text)
+        var documents: [JSONValue] = []
+        while let node = sequence.next() { documents.append(try json(node)) }
+        if let error = sequence.error {
+            let reason = "\(error)".split(separator: "\n").joined(separator: " ")
+            result.faults.append(ManifestFault(place: "\(file), document \(documents.count + 1)", reason: reason))
+        }
+        return documents
     }
 
     private static func json(_ node: Yams.Node) throws -> JSONValue {

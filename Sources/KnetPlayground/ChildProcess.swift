@@ -41,12 +41,13 @@ public enum ChildProcess {
     /// - Parameter log: receives its output.
     /// - Returns: its process id.
     public static func start(
-        _ executable: String, _ arguments: [String], in namespace: NetworkNamespace?, log: String
+        _ executable: String, _ arguments: [String], environment: [String: String] = [:],
+        in namespace: NetworkNamespace?, log: String
     ) throws -> Int32 {
         let null = try Descriptor(opening: "/dev/null")
         let file = try Descriptor(opening: log, O_WRONLY | O_CREAT | O_APPEND)
         return try spawn(
-            executable, arguments, environment: [:], in: namespace, newSession: true,
+            executable, arguments, environment: environment, in: namespace, newSession: true,
             descriptors: [null.number, file.number, file.number])
     }
 

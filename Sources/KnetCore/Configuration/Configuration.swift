@@ -25,6 +25,13 @@ public struct Configuration: Sendable, Equatable, Codable {
         public let masquerade: Bool
         /// Destinations outside the cluster that see the pods' own addresses.
         public let masqueradeExcept: [CIDR]
+
+        public init(podCIDRs: [CIDR], mtu: MTUSetting, masquerade: Bool, masqueradeExcept: [CIDR]) {
+            self.podCIDRs = podCIDRs
+            self.mtu = mtu
+            self.masquerade = masquerade
+            self.masqueradeExcept = masqueradeExcept
+        }
     }
 
     public struct Agent: Sendable, Equatable, Codable {

@@ -54,6 +54,14 @@ public final class NetworkNamespace: Sendable {
         return cookie
     }
 
+    /// Makes a new namespace without a name; it ends with its last descriptor and process.
+    public static func anonymous() throws -> NetworkNamespace {
+        try DedicatedThread.run(name: "knetd-netns") {
+            try syscall("unshare") { unshare(knet_clone_newnet) }
+            return try current()
+        }
+    }
+
     /// Makes a new namespace and binds it to `path`, which must not exist.
     public static func create(path: String) throws {
         _ = Descriptor(owning: try Descriptor(opening: path, O_RDONLY | O_CREAT | O_EXCL, mode: 0o444).release())
