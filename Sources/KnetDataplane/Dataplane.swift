@@ -11,7 +11,7 @@ public protocol Dataplane: Sendable {
     func entries(local: LocalNode) -> [NetworkEntry]
 
     /// The way to the pods of one other node.
-    /// - Throws: `UnreachablePeer` where there is none.
+    /// - Throws: `UnreachablePeer` where there is none, `PartlyDesired` where one family has none.
     func entries(peer: Node, local: LocalNode) throws -> [NetworkEntry]
 
     /// Bytes of the largest packet that a pod can send to another node's pod unfragmented.

@@ -10,13 +10,10 @@ enum Forwarding {
         try Sysctl.write(name, value)
     }
 
-    /// A host that forwards IPv6 ignores router advertisements unless `accept_ra` is 2. Where the default route came by
-    /// one, it would be lost.
+    /// A host that forwards IPv6 ignores router advertisements where `accept_ra` is 1, and would lose, or never get, its
+    /// own default route. 2 means: although forwarding (Documentation/networking/ip-sysctl.rst).
     private static func keepRouterAdvertisements(_ socket: NetlinkSocket) throws {
-        // RTPROT_RA, <linux/rtnetlink.h>.
-        let advertised = try socket.routes(.v6, origin: 9).filter { $0.destination.prefixLength == 0 }.map(\.index)
-        guard !advertised.isEmpty else { return }
-        for link in try socket.links() where advertised.contains(link.index) {
+        for link in try socket.links() where !link.isLoopback && link.alias?.hasPrefix("knetd ") != true {
             let name = "net/ipv6/conf/\(link.name)/accept_ra"
             if try Sysctl.read(name) == "1" { try Sysctl.write(name, "2") }
         }

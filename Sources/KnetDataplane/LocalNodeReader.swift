@@ -6,7 +6,7 @@ public import KnetLinux
 public struct LocalNodeReader: Sendable {
     private let name: String
     private let settings: Configuration.Node
-    private let clusterRanges: [CIDR]
+    private let network: Configuration.Network
 
     /// Prefix lengths of a node's part of the cluster's ranges, as kube-controller-manager has them
     /// (`--node-cidr-mask-size-ipv4`, `-ipv6`).
@@ -15,7 +15,7 @@ public struct LocalNodeReader: Sendable {
     public init(name: String, configuration: Configuration) {
         self.name = name
         settings = configuration.node
-        clusterRanges = configuration.network.podCIDRs
+        network = configuration.network
     }
 
     /// What of the kernel counts here.
@@ -42,9 +42,19 @@ public struct LocalNodeReader: Sendable {
         }
     }
 
-    /// This node, or `nil` while its ranges are not known.
-    public func local(state: ClusterState, kernel: Kernel) -> LocalNode? {
-        guard let ranges = ranges(state) else { return nil }
+    /// Why this node cannot be told.
+    public struct Unknown: Error, CustomStringConvertible {
+        public let description: String
+    }
+
+    /// - Throws: `Unknown` while this node's ranges are not known or not usable.
+    public func local(state: ClusterState, kernel: Kernel) throws(Unknown) -> LocalNode {
+        let ranges = try ranges(state)
+        for range in ranges {
+            if let fault = network.fault(ofNodeRange: range, among: ranges) {
+                throw Unknown(description: "this node's range \(range) is \(fault.found); allowed is \(fault.allowed)")
+            }
+        }
         let node = state.nodes[.node(name)]
         let uplinks = IPFamily.allCases.compactMap { family in
             uplink(family, node: node, kernel: kernel).map { (family, $0) }
@@ -54,26 +64,30 @@ public struct LocalNodeReader: Sendable {
 
     /// The configuration's ranges, else the Node object's, else, in a cluster without Node objects, the first part of each
     /// of the cluster's.
-    private func ranges(_ state: ClusterState) -> [CIDR]? {
-        if let configured = settings.podCIDRs { return Self.firstOfEachFamily(configured) }
+    private func ranges(_ state: ClusterState) throws(Unknown) -> [CIDR] {
+        if let configured = settings.podCIDRs { return configured }
         if let node = state.nodes[.node(name)] {
-            return node.podCIDRs.isEmpty ? nil : Self.firstOfEachFamily(node.podCIDRs)
+            guard !node.podCIDRs.isEmpty else {
+                throw Unknown(description: "Node \"\(name)\" has no spec.podCIDRs; give it some, or set node.podCIDRs")
+            }
+            return node.podCIDRs
         }
-        guard state.isComplete, state.nodes.isEmpty else { return nil }
-        return Self.firstOfEachFamily(
-            clusterRanges.map { range in
-                let length = max(range.prefixLength, Self.nodePrefixLength[range.family] ?? range.prefixLength)
-                return CIDR(containing: range.base, prefixLength: length)
-            })
-    }
-
-    private static func firstOfEachFamily(_ ranges: [CIDR]) -> [CIDR] {
-        IPFamily.allCases.compactMap { family in ranges.first { $0.family == family } }
+        guard state.isComplete else { throw Unknown(description: "the cluster's objects have not been read yet") }
+        guard state.nodes.isEmpty else {
+            throw Unknown(
+                description: "there is no Node \"\(name)\" among the cluster's \(state.nodes.count); add it, or set node.name or node.podCIDRs")
+        }
+        return network.podCIDRs.filter { range in
+            network.podCIDRs.first { $0.family == range.family } == range
+        }.map { range in
+            let length = max(range.prefixLength, Self.nodePrefixLength[range.family] ?? range.prefixLength)
+            return CIDR(containing: range.base, prefixLength: length)
+        }
     }
 
     private func uplink(_ family: IPFamily, node: Node?, kernel: Kernel) -> LocalNode.Uplink? {
         let candidates = kernel.addresses.filter {
-            $0.address.family == family && $0.isUsable && !$0.address.isLoopback && $0.scope == 0
+            $0.address.family == family && $0.isLasting && !$0.address.isLoopback && $0.scope == 0
         }
         let chosen: LinkAddress? =
             if settings.uplink != "auto" {

@@ -90,16 +90,21 @@ public final class NetworkKernel: Sendable {
                 try send(changes.add.filter(\.isBatched).sorted { $0.rank < $1.rank }, socket, &outcome) {
                     try $0.addition(replacing: changes.replaced[$0.id])
                 }
-                try send(changes.remove.filter(\.isBatched).sorted { $0.rank > $1.rank }, socket, &outcome) {
+                try send(changes.remove.filter(\.isBatched).sorted { $0.rank > $1.rank }, socket, &outcome, done: Self.gone) {
                     try $0.removal()
                 }
                 for case .vxlan(let device) in changes.remove {
-                    attempt(.vxlan(device), &outcome) { try socket.request(.deleteLink(name: device.name)) }
+                    attempt(.vxlan(device), &outcome) {
+                        do {
+                            try socket.request(.deleteLink(name: device.name))
+                        } catch let error as SystemError where error.errno == ENODEV {}
+                    }
                 }
             }
         } catch {
             // The socket itself failed: nothing is known of any of them.
             outcome.failures = (changes.add + changes.remove).map { KernelFailure(entry: $0, reason: "\(error)") }
+            outcome.mustReadBack = true
         }
         return outcome
     }
@@ -113,9 +118,12 @@ public final class NetworkKernel: Sendable {
             case .sysctl(let name, let value):
                 attempt(entry, &outcome) { try Forwarding.set(name, value, socket) }
             case .vxlan(let device):
-                var isNew = false
-                attempt(entry, &outcome) { isNew = try assert(device, replacing: changes.replaced[entry.id], socket) }
-                if isNew { outcome.mustReadBack = true }
+                // Where this fails half way, the old device may be gone.
+                var mustReadBack = changes.replaced[entry.id] != nil
+                attempt(entry, &outcome) {
+                    mustReadBack = try assert(device, replacing: changes.replaced[entry.id], socket)
+                }
+                if mustReadBack { outcome.mustReadBack = true }
             case .table(let table):
                 attempt(entry, &outcome) { try replace(table) }
             default: break
@@ -129,18 +137,17 @@ public final class NetworkKernel: Sendable {
     /// - Returns: whether other entries went: all that stood on a device that was made anew, the neighbours of one whose
     ///   MAC address changed.
     private func assert(_ device: VXLANDevice, replacing old: NetworkEntry?, _ socket: NetlinkSocket) throws -> Bool {
+        let underlay = try NetlinkSocket.index(of: device.underlay)
         if case .vxlan(let old)? = old {
-            if old.canBecome(device) {
-                try socket.request(
-                    .changeLink(index: NetlinkSocket.index(of: device.name), up: true, mtu: device.mtu, mac: device.mac)
-                )
+            if old.canBecome(device), let index = try? NetlinkSocket.index(of: device.name) {
+                try socket.request(.changeLink(index: index, up: true, mtu: device.mtu, mac: device.mac))
                 return old.mac != device.mac
             }
-            try socket.request(.deleteLink(name: device.name))
+            do {
+                try socket.request(.deleteLink(name: device.name))
+            } catch let error as SystemError where error.errno == ENODEV {}
         }
-        let parameters = VXLAN(
-            vni: device.vni, port: device.port, local: device.local,
-            underlay: try NetlinkSocket.index(of: device.underlay))
+        let parameters = VXLAN(vni: device.vni, port: device.port, local: device.local, underlay: underlay)
         do {
             try socket.createVXLAN(
                 name: device.name, mac: device.mac, mtu: device.mtu, alias: VXLANDevice.alias, parameters)
@@ -166,7 +173,7 @@ public final class NetworkKernel: Sendable {
 
     private func send(
         _ entries: [NetworkEntry], _ socket: NetlinkSocket, _ outcome: inout KernelOutcome<NetworkEntry>,
-        message: (NetworkEntry) throws -> NetlinkMessage?
+        done: Set<Int32> = [], message: (NetworkEntry) throws -> NetlinkMessage?
     ) throws {
         var batch = NetlinkBatch()
         var sent: [NetworkEntry] = []
@@ -180,9 +187,14 @@ public final class NetworkKernel: Sendable {
             }
         }
         for (entry, error) in zip(sent, try socket.send(batch)) {
-            if let error { outcome.failures.append(KernelFailure(entry: entry, reason: entry.explain(error))) }
+            if let error, !done.contains(error.errno) {
+                outcome.failures.append(KernelFailure(entry: entry, reason: entry.explain(error)))
+            }
         }
     }
+
+    /// What the kernel says to the removal of something that went by itself, as routes do with their link.
+    private static let gone: Set<Int32> = [ESRCH, ENOENT, ENODEV, EADDRNOTAVAIL]
 
     private func attempt(
         _ entry: NetworkEntry, _ outcome: inout KernelOutcome<NetworkEntry>, _ body: () throws -> Void

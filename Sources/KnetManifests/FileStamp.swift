@@ -7,10 +7,10 @@ struct FileStamp: Hashable, Sendable {
     private let seconds: Int
     private let nanoseconds: Int
 
-    /// `nil` where there is no such file.
+    /// `nil` where there is no such file, or something that is neither file nor folder: reading a pipe would block.
     init?(path: String) {
         var status = stat()
-        guard stat(path, &status) == 0 else { return nil }
+        guard stat(path, &status) == 0, [S_IFREG, S_IFDIR].contains(status.st_mode & S_IFMT) else { return nil }
         inode = UInt64(status.st_ino)
         size = Int64(status.st_size)
         seconds = status.st_mtim.tv_sec

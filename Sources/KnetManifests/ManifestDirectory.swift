@@ -23,28 +23,46 @@ struct ManifestDirectory {
         var isEmpty: Bool { added.isEmpty && removed.isEmpty }
     }
 
-    /// Looks at the directory. One that does not exist holds nothing.
+    /// Whether a look has succeeded: what is held is all that there is.
+    private(set) var isRead = false
+
+    /// Looks at the directory. One that never existed holds nothing; from one that cannot be read, or that went away,
+    /// what was held before stays.
     mutating func scan() -> Changes {
-        let names = ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).filter(Self.isManifest)
-            .sorted()
+        let names: [String]
+        do {
+            names = try FileManager.default.contentsOfDirectory(atPath: path).filter(Self.isManifest).sorted()
+        } catch {
+            let isAbsent = !FileManager.default.fileExists(atPath: path)
+            if isAbsent, objects.isEmpty {
+                isRead = true
+            } else {
+                let reason = isAbsent ? "does not exist any more" : "cannot be read: \(error)"
+                faults = [ManifestFault(place: path, reason: "\(reason); what it held stays in force")]
+            }
+            return Changes()
+        }
+        isRead = true
         var seen: [String: File] = [:]
         for name in names {
             guard let stamp = FileStamp(path: "\(path)/\(name)") else { continue }
             if let known = files[name], known.stamp == stamp {
                 seen[name] = known
             } else {
-                seen[name] = File(stamp: stamp, contents: read(name))
+                seen[name] = File(stamp: stamp, contents: read(name, known: files[name]?.contents))
             }
         }
         files = seen
         return replaceObjects()
     }
 
-    private func read(_ name: String) -> ParsedManifest {
+    /// - Parameter known: what the file held before, which stays where it cannot be read now.
+    private func read(_ name: String, known: ParsedManifest?) -> ParsedManifest {
         do {
             return ManifestParser.parse(try Data(contentsOf: URL(fileURLWithPath: "\(path)/\(name)")), file: name)
         } catch {
-            return ParsedManifest(faults: [ManifestFault(place: name, reason: "cannot be read: \(error)")])
+            let fault = ManifestFault(place: name, reason: "cannot be read: \(error)")
+            return ParsedManifest(objects: known?.objects ?? [], faults: [fault])
         }
     }
 

@@ -21,14 +21,16 @@ public final class ManifestSource: Sendable {
 
     /// Follows the directory until the task is cancelled.
     public func run() async {
-        var directory = ManifestDirectory(path: path)
-        var isFirst = true
+        let directory = Mutex(ManifestDirectory(path: path))
         // The watch is set before the first look, so that no change falls between.
         for await _ in DirectoryWatch.changes(of: path) {
-            let changes = directory.scan()
-            report(directory.faults)
-            if isFirst || !changes.isEmpty { publish(changes) }
-            isFirst = false
+            // Reading many files takes time, which the cooperative pool has not.
+            let look = try? await blocking {
+                directory.withLock { directory in (directory.scan(), directory.faults, directory.isRead) }
+            }
+            guard let (changes, faults, isRead) = look else { continue }
+            report(faults)
+            if isRead, !changes.isEmpty || !store.current.isComplete { publish(changes) }
         }
     }
 

@@ -41,7 +41,7 @@ public final class Playground {
     /// A step that failed, with what the daemon or the plugin said.
     public struct Failure: Error, CustomStringConvertible {
         public let description: String
-        init(_ description: String) { self.description = description }
+        public init(_ description: String) { self.description = description }
     }
 
     private static let root = "/run/knetd-playground"

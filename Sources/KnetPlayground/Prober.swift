@@ -82,6 +82,9 @@ public struct Prober {
     public func datagram(_ address: IPAddress, bytes: Int, unfragmented: Bool = false) throws {
         let descriptor = try open(address.family, SOCK_DGRAM)
         try Sockets.connect(descriptor.number, to: address, port: EchoServer.port)
+        // Without these the kernel keeps ICMP errors to itself: IP_RECVERR 11, IPV6_RECVERR 25.
+        let isSix = address.family == .v6
+        Sockets.set(descriptor.number, isSix ? IPPROTO_IPV6 : IPPROTO_IP, isSix ? 25 : 11, 1)
         if unfragmented {
             // IP_PMTUDISC_DO and IPV6_PMTUDISC_DO are both 2, <linux/in.h> and <linux/in6.h>.
             let isSix = address.family == .v6

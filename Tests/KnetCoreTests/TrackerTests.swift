@@ -55,11 +55,10 @@ struct TestEntry: KernelEntry {
         let claims = [(a, TestEntry(id: 1, value: 10)), (b, TestEntry(id: 1, value: 20))]
         for (key, entry) in aFirst ? claims : claims.reversed() { tracker.want([entry], for: key) }
         #expect(tracker.changes(mayRemove: true).add == [TestEntry(id: 1, value: 10)])
-        #expect(tracker.disputes(over: b) == a)
-        #expect(tracker.disputes(over: a) == nil)
+        #expect(tracker.disputes == [b: a])
         tracker.want([], for: a)
         #expect(tracker.changes(mayRemove: true).add == [TestEntry(id: 1, value: 20)])
-        #expect(tracker.disputes(over: b) == nil)
+        #expect(tracker.disputes.isEmpty)
     }
 
     /// Random wishes, failures and foreign interference, then quiet: the kernel is what the last wishes say.

@@ -69,7 +69,8 @@ public struct CNIRequest: Hashable, Sendable, Codable {
         try check()
     }
 
-    private func check() throws(CNIError) {
+    /// Checks what came over the socket as strictly as what came from a runtime.
+    public func check() throws(CNIError) {
         if command != .version, network.isEmpty {
             throw CNIError(.invalidConfig, "the network configuration has no \"name\"")
         }
@@ -88,7 +89,7 @@ public struct CNIRequest: Hashable, Sendable, Codable {
         guard Self.isValid(containerID: containerID) else {
             throw CNIError(
                 .invalidEnvironment, "CNI_CONTAINERID \"\(containerID)\" is not valid",
-                details: "a letter or digit, then letters, digits, \"_\", \".\" or \"-\"")
+                details: "a letter or digit, then letters, digits, \"_\", \".\" or \"-\", \(Self.longestContainerID) in all")
         }
         guard InterfaceName.isValid(interface) else {
             throw CNIError(
@@ -112,6 +113,7 @@ public struct CNIRequest: Hashable, Sendable, Codable {
 
     private static func isValid(containerID: String) -> Bool {
         let letters = containerID.unicodeScalars
+        guard letters.count <= longestContainerID else { return false }
         guard let first = letters.first, first.isASCII, first.properties.isAlphabetic || ("0"..."9").contains(first)
         else { return false }
         return letters.allSatisfy {
@@ -119,11 +121,16 @@ public struct CNIRequest: Hashable, Sendable, Codable {
         }
     }
 
+    /// The identity must fit an interface's alias (IFALIASZ of <linux/if.h>, 256) beside the mark and the interface.
+    private static let longestContainerID = 200
+
     private static let commandList = Command.allCases.map(\.rawValue).joined(separator: ", ")
 
     /// What GC is told to keep: `cni.dev/valid-attachments`.
     /// - Throws: `CNIError` where the list is missing or malformed; an attachment must not be lost to a typing error.
     public func validAttachments() throws(CNIError) -> Set<AttachmentID> {
+        // Runtimes in Go write an empty list as null.
+        if config["cni.dev/valid-attachments"] == .null { return [] }
         guard let list = config["cni.dev/valid-attachments"]?.array else {
             throw CNIError(
                 .invalidConfig, "GC needs the list \"cni.dev/valid-attachments\" in the network configuration")

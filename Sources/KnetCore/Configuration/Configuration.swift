@@ -297,7 +297,7 @@ public struct ConfigurationReader: Sendable {
                 problems.append(
                     .init(path: path, found: "\(cidr), which overlaps \(other)", allowed: "ranges that do not overlap"))
             }
-            let smallest = cidr.family == .v4 ? 29 : 124
+            let smallest = AddressRange.longestPrefix(cidr.family)
             if cidr.prefixLength > smallest {
                 problems.append(
                     .init(
@@ -305,18 +305,36 @@ public struct ConfigurationReader: Sendable {
                         allowed: "a prefix length of at most \(smallest)"))
             }
         }
-        for (index, cidr) in (configuration.node.podCIDRs ?? []).enumerated()
-        where !network.podCIDRs.contains(where: { $0.contains(cidr) }) {
-            problems.append(
-                .init(
-                    path: "$.node.podCIDRs[\(index)]", found: "\(cidr)",
-                    allowed:
-                        "a part of network.podCIDRs (\(network.podCIDRs.map(\.description).joined(separator: ", ")))"))
+        for (index, cidr) in (configuration.node.podCIDRs ?? []).enumerated() {
+            if let fault = network.fault(ofNodeRange: cidr, among: configuration.node.podCIDRs ?? []) {
+                problems.append(.init(path: "$.node.podCIDRs[\(index)]", found: "\(cidr), \(fault.found)", allowed: fault.allowed))
+            }
         }
         if configuration.cni.configFile.contains("/") {
             problems.append(
                 .init(path: "$.cni.configFile", found: "a path", allowed: "a file name without \"/\""))
         }
         return problems
+    }
+}
+
+extension Configuration.Network {
+    /// Why `range` cannot be a node's part of the pod network; `nil` where it can.
+    /// - Parameter ranges: all that the node has.
+    public func fault(ofNodeRange range: CIDR, among ranges: [CIDR]) -> (found: String, allowed: String)? {
+        guard podCIDRs.contains(where: { $0.contains(range) }) else {
+            return (
+                "outside the pod network",
+                "a part of network.podCIDRs (\(podCIDRs.map(\.description).joined(separator: ", ")))"
+            )
+        }
+        let longest = AddressRange.longestPrefix(range.family)
+        guard range.prefixLength <= longest else {
+            return ("too small for pods", "a prefix length of at most \(longest)")
+        }
+        guard ranges.first(where: { $0.family == range.family }) == range else {
+            return ("a second range of \(range.family)", "one range of each family")
+        }
+        return nil
     }
 }

@@ -13,7 +13,10 @@ public struct AddressRange: Hashable, Sendable {
     }
 
     /// How many there are; `Int.max` stands for more than can be counted.
-    public var count: Int { Int(clamping: last.number - first.number + 1) }
+    public var count: Int { last < first ? 0 : Int(clamping: last.number - first.number + 1) }
+
+    /// The longest prefix that leaves room for pods: 6 addresses of IPv4, 15 of IPv6.
+    public static func longestPrefix(_ family: IPFamily) -> Int { family == .v4 ? 29 : 124 }
 }
 
 /// A range without a free address.

@@ -27,7 +27,11 @@ public final class AllocationStore: Sendable {
             guard known != bootID else { return 0 }
             let count = try Int.fetchOne(database, sql: "SELECT count(*) FROM attachment") ?? 0
             try database.execute(
-                sql: "DELETE FROM attachment; INSERT OR REPLACE INTO meta VALUES ('bootID', ?)", arguments: [bootID])
+                sql: """
+                    INSERT OR REPLACE INTO released (address) SELECT address FROM address;
+                    DELETE FROM attachment;
+                    INSERT OR REPLACE INTO meta VALUES ('bootID', ?)
+                    """, arguments: [bootID])
             return count
         }
     }
@@ -128,7 +132,7 @@ public final class AllocationStore: Sendable {
             try database.execute(sql: "DELETE FROM released WHERE address = ?", arguments: [text])
             if try !isTaken(address, in: database) { return address }
         }
-        // Addresses that neither table knows, after a reboot: the range begins anew, once.
+        // Addresses that neither table knows, as after a change of ranges and back: the range begins anew, once.
         var number = range.first.number
         while number <= range.last.number {
             let address = IPAddress(range.cidr.family, number: number)

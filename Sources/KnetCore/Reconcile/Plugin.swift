@@ -52,6 +52,17 @@ public struct KernelOutcome<Entry: KernelEntry>: Sendable {
     }
 }
 
+/// Thrown by `Plugin.entries` where an object is good in part: the entries are wanted, and the reason is reported.
+public struct PartlyDesired<Entry: KernelEntry>: Error {
+    public let entries: [Entry]
+    public let reason: String
+
+    public init(_ entries: [Entry], reason: String) {
+        self.entries = entries
+        self.reason = reason
+    }
+}
+
 /// A part of the network that follows the cluster. A plugin says what the kernel should hold for one object, what it
 /// holds, and how to change that; when, in which order and how often is the reconciler's business.
 public protocol Plugin: Sendable {
@@ -64,7 +75,7 @@ public protocol Plugin: Sendable {
     func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey>
 
     /// What the kernel should hold on account of `key`; nothing where the object is gone or of no concern.
-    /// - Throws: what is wrong with the object; it is reported by name, and all others go on.
+    /// - Throws: what is wrong with the object, or `PartlyDesired`; it is reported by name, and all others go on.
     func entries(for key: ObjectKey, in state: ClusterState) throws -> [Entry]
 
     /// What the kernel holds that bears this plugin's mark.

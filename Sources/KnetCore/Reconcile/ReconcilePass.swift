@@ -2,12 +2,12 @@
 struct ReconcilePass<P: Plugin> {
     let plugin: P
     private(set) var tracker = Tracker<P.Entry>()
-    /// What went wrong per object, until it goes right.
-    private(set) var faults: [ObjectKey: String] = [:]
-    /// The reason why the kernel could not be read.
+    /// The reason why the kernel could not be read; nothing is in force then.
     private(set) var readFault: String?
-    /// What the kernel refused, wherever it came from, including removals that no object owns any more.
-    private(set) var refused: [String] = []
+    /// What a plugin said of an object.
+    private var objectFaults: [ObjectKey: String] = [:]
+    /// What the kernel refused, until it is done or no longer wanted.
+    private var refusals: [P.Entry.ID: String] = [:]
 
     struct Outcome {
         var added = 0
@@ -17,39 +17,58 @@ struct ReconcilePass<P: Plugin> {
 
     init(plugin: P) { self.plugin = plugin }
 
-    var needsRetry: Bool { readFault != nil || !refused.isEmpty }
+    var needsRetry: Bool { readFault != nil || !refusals.isEmpty }
+
+    /// What is wrong now, by object.
+    var faults: [ObjectKey: String] {
+        var faults = tracker.disputes.mapValues { "conflicts with \($0), which stays in force" }
+        for (id, reason) in refusals {
+            if let owner = tracker.owner(of: id) { faults[owner] = "the kernel refused \(reason)" }
+        }
+        return faults.merging(objectFaults) { $1 }
+    }
+
+    /// What is wrong now with no object to blame: reading, and removals.
+    var otherFaults: [String] {
+        (readFault.map { [$0] } ?? [])
+            + refusals.filter { tracker.owner(of: $0.key) == nil }.values.map { "the kernel refused to remove \($0)" }
+    }
 
     /// - Parameter resync: whether to read the kernel back and compare everything.
     mutating func run(_ change: StateStore.Change, resync: Bool) -> Outcome {
-        var objectFaults: [ObjectKey: String] = [:]
-        let keys = plugin.affected(by: change.keys, in: change.state)
-        for key in keys {
-            do {
-                tracker.want(try plugin.entries(for: key, in: change.state), for: key)
-            } catch {
-                tracker.want([], for: key)
-                objectFaults[key] = "\(error)"
-            }
-        }
-        for key in keys {
-            faults[key] =
-                objectFaults[key] ?? tracker.disputes(over: key).map { "conflicts with \($0), which stays in force" }
-        }
-        if resync || readFault != nil {
-            do {
-                tracker.adopt(try plugin.read())
-                readFault = nil
-            } catch {
-                readFault = "reading the kernel: \(error)"
-                return Outcome(failed: 1)
-            }
-        }
+        for key in plugin.affected(by: change.keys, in: change.state) { want(key, in: change.state) }
+        if resync || readFault != nil, !readBack() { return Outcome(failed: 1) }
+        // Before this node knows itself, no plugin can tell what it wants: nothing may be taken for unwanted.
+        let mayRemove = change.state.isComplete && change.state.local != nil
         var outcome = Outcome()
-        if apply(mayRemove: change.state.isComplete, into: &outcome) {
-            do { tracker.adopt(try plugin.read()) } catch { readFault = "reading the kernel: \(error)" }
-            _ = apply(mayRemove: change.state.isComplete, into: &outcome)
+        if apply(mayRemove: mayRemove, into: &outcome), readBack() {
+            _ = apply(mayRemove: mayRemove, into: &outcome)
         }
         return outcome
+    }
+
+    private mutating func want(_ key: ObjectKey, in state: ClusterState) {
+        do {
+            tracker.want(try plugin.entries(for: key, in: state), for: key)
+            objectFaults[key] = nil
+        } catch let partly as PartlyDesired<P.Entry> {
+            tracker.want(partly.entries, for: key)
+            objectFaults[key] = partly.reason
+        } catch {
+            tracker.want([], for: key)
+            objectFaults[key] = "\(error)"
+        }
+    }
+
+    /// - Returns: whether the kernel could be read.
+    private mutating func readBack() -> Bool {
+        do {
+            tracker.adopt(try plugin.read())
+            readFault = nil
+        } catch {
+            readFault = "reading the kernel: \(error)"
+        }
+        return readFault == nil
     }
 
     /// - Returns: whether the kernel must be read back.
@@ -57,23 +76,12 @@ struct ReconcilePass<P: Plugin> {
         let changes = tracker.changes(mayRemove: mayRemove)
         let result = changes.isEmpty ? KernelOutcome() : plugin.apply(changes)
         tracker.record(changes, failures: result.failures)
-        note(result.failures, keys: Set(changes.add.compactMap { tracker.owner(of: $0.id) }))
         let failed = Set(result.failures.map(\.entry.id))
+        refusals = refusals.filter { tracker.isPending($0.key) }
+        for failure in result.failures { refusals[failure.entry.id] = "\(failure.entry): \(failure.reason)" }
         outcome.added += changes.add.count { !failed.contains($0.id) }
         outcome.removed += changes.remove.count { !failed.contains($0.id) }
         outcome.failed = result.failures.count
         return result.mustReadBack
     }
-
-    private mutating func note(_ failures: [KernelFailure<P.Entry>], keys: Set<ObjectKey>) {
-        for key in keys where faults[key]?.hasPrefix(Self.refusal) == true { faults[key] = nil }
-        refused = []
-        for failure in failures {
-            let text = "\(failure.entry): \(failure.reason)"
-            refused.append(text)
-            if let owner = tracker.owner(of: failure.entry.id) { faults[owner] = Self.refusal + text }
-        }
-    }
-
-    private static var refusal: String { "the kernel refused " }
 }

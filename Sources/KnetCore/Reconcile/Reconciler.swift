@@ -67,7 +67,12 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
     private let shared = Mutex(ReconcilerReport())
     private var version: UInt64 = 0
     private var waiters: [Waiter] = []
-    private var retryDelay = Duration.milliseconds(50)
+    private var retryDelay = firstRetry
+    private var isRetrying = false
+    private var isStopped = false
+
+    private static var firstRetry: Duration { .milliseconds(50) }
+    private static var lastRetry: Duration { .seconds(30) }
 
     public nonisolated let name: String
     public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
@@ -97,29 +102,23 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
     public func run() async {
         let subscription = store.follow { [waker] in waker.yield() }
         kernelChanged()
-        await withTaskGroup { group in
+        await withDiscardingTaskGroup { group in
             group.addTask { [self, resyncInterval] in
                 while (try? await Task.sleep(for: resyncInterval)) != nil { kernelChanged() }
             }
             for await _ in wakes {
                 turn(subscription)
-                if pass.needsRetry {
-                    let delay = retryDelay
-                    retryDelay = min(retryDelay * 2, .seconds(30))
-                    group.addTask { [waker] in
-                        if (try? await Task.sleep(for: delay)) != nil { waker.yield() }
-                    }
-                } else {
-                    retryDelay = .milliseconds(50)
-                }
+                if let delay = nextRetry() { group.addTask { [self] in await retry(after: delay) } }
             }
             group.cancelAll()
         }
-        for waiter in waiters { waiter.continuation.resume(throwing: CancellationError()) }
+        isStopped = true
+        for waiter in waiters { waiter.continuation.resume(throwing: NotInForce(key: waiter.key, reason: Self.stopping)) }
         waiters = []
     }
 
     public func inForce(_ key: ObjectKey, version: UInt64) async throws {
+        if isStopped { throw NotInForce(key: key, reason: Self.stopping) }
         if self.version >= version {
             if let reason = pass.faults[key] { throw NotInForce(key: key, reason: reason) }
             return
@@ -128,6 +127,30 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
             waiters.append(Waiter(key: key, version: version, continuation: continuation))
         }
     }
+
+    private static var stopping: String { "knetd stops" }
+
+    // MARK: Retries
+
+    /// The time to the next retry, where one is needed and none is on its way; it doubles from one to the next.
+    private func nextRetry() -> Duration? {
+        guard pass.needsRetry else {
+            retryDelay = Self.firstRetry
+            return nil
+        }
+        guard !isRetrying else { return nil }
+        isRetrying = true
+        defer { retryDelay = min(retryDelay * 2, Self.lastRetry) }
+        return retryDelay
+    }
+
+    private func retry(after delay: Duration) async {
+        try? await Task.sleep(for: delay)
+        isRetrying = false
+        waker.yield()
+    }
+
+    // MARK: Turns
 
     /// Reads, decides and applies without a suspension between.
     private func turn(_ subscription: StateStore.Subscription) {
@@ -139,15 +162,17 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
         let change = subscription.take()
         let outcome = pass.run(change, resync: resync)
         let elapsed = ContinuousClock.now - start
-        version = change.state.version
-        report(outcome, elapsed: elapsed, resync: resync, complete: change.state.isComplete)
-        release()
+        let faults = pass.faults
+        if pass.readFault == nil { version = change.state.version }
+        report(outcome, faults: faults, elapsed: elapsed, resync: resync, state: change.state)
+        release(asOf: change.state.version, faults: faults)
     }
 
-    private func release() {
+    /// Tells those whose version has come; where the kernel could not be read, that nothing is in force.
+    private func release(asOf now: UInt64, faults: [ObjectKey: String]) {
         waiters.removeAll { waiter in
-            guard waiter.version <= version else { return false }
-            if let reason = pass.faults[waiter.key] {
+            guard waiter.version <= now else { return false }
+            if let reason = pass.readFault ?? faults[waiter.key] {
                 waiter.continuation.resume(throwing: NotInForce(key: waiter.key, reason: reason))
             } else {
                 waiter.continuation.resume()
@@ -156,7 +181,10 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
         }
     }
 
-    private func report(_ outcome: ReconcilePass<P>.Outcome, elapsed: Duration, resync: Bool, complete: Bool) {
+    private func report(
+        _ outcome: ReconcilePass<P>.Outcome, faults: [ObjectKey: String], elapsed: Duration, resync: Bool,
+        state: ClusterState
+    ) {
         let seconds = elapsed / .seconds(1)
         shared.withLock {
             $0.passes += 1
@@ -166,9 +194,9 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
             $0.resyncs += resync ? 1 : 0
             $0.entries = pass.tracker.desiredCount
             $0.lastPassSeconds = seconds
-            $0.isInForce = $0.isInForce || (complete && pass.readFault == nil)
-            $0.faults = pass.faults
-            $0.otherFaults = pass.refused + (pass.readFault.map { [$0] } ?? [])
+            $0.isInForce = $0.isInForce || (state.isComplete && state.local != nil && pass.readFault == nil)
+            $0.faults = faults
+            $0.otherFaults = pass.otherFaults
         }
         if outcome.added + outcome.removed > 0 {
             logger.info(
@@ -179,7 +207,7 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
                 ])
         }
         if outcome.failed > 0 {
-            let reason = pass.readFault ?? pass.refused.first ?? ""
+            let reason = pass.otherFaults.first ?? faults.values.min() ?? ""
             logger.warning(
                 "kernel refused a change; trying again",
                 metadata: ["plugin": "\(name)", "failed": "\(outcome.failed)", "reason": "\(reason)"])

@@ -6,6 +6,8 @@ struct Tracker<Entry: KernelEntry> {
     private var owners: [Entry.ID: [ObjectKey: Entry]] = [:]
     private(set) var applied: [Entry.ID: Entry] = [:]
     private var dirty: Set<Entry.ID> = []
+    /// Identities that more than one key wants.
+    private var contested: Set<Entry.ID> = []
 
     /// Entries that are desired.
     var desiredCount: Int { owners.count }
@@ -17,11 +19,11 @@ struct Tracker<Entry: KernelEntry> {
         for entry in old {
             owners[entry.id]?[key] = nil
             if owners[entry.id]?.isEmpty == true { owners[entry.id] = nil }
-            dirty.insert(entry.id)
+            noteOwners(of: entry.id)
         }
         for entry in entries {
             owners[entry.id, default: [:]][key] = entry
-            dirty.insert(entry.id)
+            noteOwners(of: entry.id)
         }
         wanted[key] = entries.isEmpty ? nil : entries
     }
@@ -67,12 +69,27 @@ struct Tracker<Entry: KernelEntry> {
     /// The key on whose account the identity is desired.
     func owner(of id: Entry.ID) -> ObjectKey? { winner(of: id)?.key }
 
-    /// Keys that want an identity which another key has, with that key.
-    func disputes(over key: ObjectKey) -> ObjectKey? {
-        for entry in wanted[key] ?? [] {
-            if let winner = winner(of: entry.id), winner.key != key, winner.entry != entry { return winner.key }
+    /// Keys that want an identity which another key has, with that other key.
+    var disputes: [ObjectKey: ObjectKey] {
+        var disputes: [ObjectKey: ObjectKey] = [:]
+        for id in contested {
+            guard let winner = winner(of: id) else { continue }
+            for (key, entry) in owners[id] ?? [:] where key != winner.key && entry != winner.entry {
+                disputes[key] = winner.key
+            }
         }
-        return nil
+        return disputes
+    }
+
+    /// The identities that `key` wants.
+    func identities(of key: ObjectKey) -> [Entry.ID] { (wanted[key] ?? []).map(\.id) }
+
+    /// Whether something is still to be done for the identity.
+    func isPending(_ id: Entry.ID) -> Bool { dirty.contains(id) }
+
+    private mutating func noteOwners(of id: Entry.ID) {
+        dirty.insert(id)
+        if (owners[id]?.count ?? 0) > 1 { contested.insert(id) } else { contested.remove(id) }
     }
 
     private func winner(of id: Entry.ID) -> (key: ObjectKey, entry: Entry)? {

@@ -7,8 +7,10 @@ public struct LinkAddress: Hashable, Sendable {
     public let index: Int32
     public let address: IPAddress
     public let prefixLength: Int
-    /// Whether it can be used: neither tentative nor found to be a duplicate.
+    /// Whether packets can be sent from it now: neither tentative nor found to be a duplicate.
     public let isUsable: Bool
+    /// Whether it is one of the link's lasting addresses: no duplicate, no privacy address, not about to go.
+    public let isLasting: Bool
     /// `RT_SCOPE_*`: 0 is global, 253 the link.
     public let scope: UInt8
 
@@ -40,7 +42,9 @@ extension LinkAddress {
         let flags = attributes[IFA_FLAGS]?.integer(UInt32.self) ?? UInt32(fixed.ifa_flags)
         self.init(
             index: Int32(fixed.ifa_index), address: address, prefixLength: Int(fixed.ifa_prefixlen),
-            isUsable: flags & UInt32(IFA_F_TENTATIVE | IFA_F_DADFAILED) == 0, scope: fixed.ifa_scope)
+            isUsable: flags & UInt32(IFA_F_TENTATIVE | IFA_F_DADFAILED) == 0,
+            isLasting: flags & UInt32(IFA_F_DADFAILED | IFA_F_DEPRECATED)
+                == 0 && (address.family == .v4 || flags & UInt32(IFA_F_TEMPORARY) == 0), scope: fixed.ifa_scope)
     }
 }
 

@@ -106,8 +106,12 @@ extension NetlinkSocket {
         if !hasLinkLocal { batch.append(.withoutLinkLocal(name: name)) }
         batch.append(.raise(name: name, alias: alias))
         let errors = try send(batch)
+        if let error = errors[0] { throw error }
         // A kernel without IPv6 refuses the one between, which then has no meaning.
-        for case let error? in [errors[0], errors[errors.count - 1]] { throw error }
+        if let error = errors[errors.count - 1] {
+            try request(.deleteLink(name: name))
+            throw error
+        }
     }
 
     /// Index of the interface of the name in the calling thread's namespace.

@@ -1,5 +1,6 @@
 import CMnl
 import Glibc
+import KnetCore
 
 /// What the kernel told about itself.
 public enum KernelEvent: Sendable, Hashable {
@@ -87,24 +88,33 @@ public enum NetlinkMonitor {
 }
 
 extension KernelEvent {
-    /// `nil` for what cannot concern us: a change of a neighbour that is not permanent, the life of a pod's link, whose
-    /// end alone matters.
+    /// `nil` for what cannot concern a dataplane: others' routes, neighbours, tables and settings of single links, and
+    /// the coming and going of pods' links, which CNI requests and sweeps look after.
     init?(_ reply: NetlinkReply) {
         switch reply.type {
-        case Int(RTM_NEWLINK):
-            if Link(reply)?.kind == "veth" { return nil }
+        case Int(RTM_NEWLINK), Int(RTM_DELLINK):
+            guard let link = Link(reply), !link.name.hasPrefix(Attachment.hostLinkPrefix) || link.kind != "veth" else { return nil }
             self = .link
-        case Int(RTM_DELLINK): self = .link
         case Int(RTM_NEWADDR), Int(RTM_DELADDR): self = .address
-        case Int(RTM_NEWROUTE), Int(RTM_DELROUTE): self = .route
-        case Int(RTM_NEWNEIGH):
-            guard let fixed = reply.fixed(ndmsg.self),
-                Int32(fixed.ndm_state) & NUD_PERMANENT != 0 || Int32(fixed.ndm_family) == AF_BRIDGE
+        case Int(RTM_NEWROUTE), Int(RTM_DELROUTE):
+            guard let route = Route(reply), route.origin == Route.knetdOrigin || route.destination.prefixLength == 0
             else { return nil }
+            self = .route
+        case Int(RTM_NEWNEIGH), Int(RTM_DELNEIGH):
+            guard let fixed = reply.fixed(ndmsg.self) else { return nil }
+            let attributes = reply.attributes(after: ndmsg.self)
+            let isForwarding = Int32(fixed.ndm_family) == AF_BRIDGE && attributes[NDA_DST] != nil
+            guard isForwarding || attributes[NDA_PROTOCOL]?.integer(UInt8.self) == Route.knetdOrigin else { return nil }
             self = .neighbour
-        case Int(RTM_DELNEIGH): self = .neighbour
-        case Int(RTM_NEWNETCONF), Int(RTM_DELNETCONF): self = .sysctl
-        case let type where type >> 8 == Int(NFNL_SUBSYS_NFTABLES): self = .nftables
+        case Int(RTM_NEWNETCONF):
+            // -1 is "all": NETCONFA_IFINDEX_ALL of <linux/netconf.h>.
+            guard reply.attributes(after: netconfmsg.self)[NETCONFA_IFINDEX]?.integer(Int32.self) == -1 else { return nil }
+            self = .sysctl
+        case let type where type >> 8 == Int(NFNL_SUBSYS_NFTABLES):
+            // The first attribute of every one of these messages is the table's name.
+            guard let table = reply.attributes(after: nfgenmsg.self)[NFTA_TABLE_NAME.rawValue]?.text, table.hasPrefix("knetd")
+            else { return nil }
+            self = .nftables
         default: return nil
         }
     }

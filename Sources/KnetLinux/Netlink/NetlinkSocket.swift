@@ -115,7 +115,10 @@ public final class NetlinkSocket {
                 guard reply.header.pointee.nlmsg_seq == own else { return true }
                 if reply.header.pointee.nlmsg_flags & UInt16(NLM_F_DUMP_INTR) != 0 { consistent = false }
                 switch reply.type {
-                case Int(NLMSG_DONE): done = true
+                case Int(NLMSG_DONE):
+                    done = true
+                    // A dump that failed on its way says so in its last message.
+                    if let error = reply.fixed(Int32.self), error < 0 { throw SystemError(purpose, errno: -error) }
                 case Int(NLMSG_ERROR):
                     done = true
                     if let (number, detail) = Self.outcome(of: reply), number != 0 {

@@ -26,11 +26,12 @@ public enum AgentSocket {
     public static func ask(_ path: String, _ request: Data, descriptor: Int32?, seconds: Int) throws(Fault) -> Data {
         let connection: SharedDescriptor
         do {
-            connection = try connected(to: path)
+            connection = try connected(to: path, seconds: seconds)
+        } catch let error where error.errno == EAGAIN {
+            throw .tooSlow(seconds: seconds)
         } catch {
             throw .absent(path, error)
         }
-        setTimeout(connection.number, seconds: seconds)
         do {
             try send(connection.number, request, descriptor: descriptor)
             shutdown(connection.number, Int32(SHUT_WR))
@@ -44,8 +45,9 @@ public enum AgentSocket {
         }
     }
 
-    private static func connected(to path: String) throws(SystemError) -> SharedDescriptor {
+    private static func connected(to path: String, seconds: Int) throws(SystemError) -> SharedDescriptor {
         let connection = SharedDescriptor(try makeSocket())
+        setTimeout(connection.number, seconds: seconds)
         try withAddress(path) { address, length throws(SystemError) in
             try syscall("connect \(path)") { connect(connection.number, address, length) }
         }
@@ -154,11 +156,11 @@ public final class AgentServer: Sendable {
         places = DispatchSemaphore(value: connections)
         let socket = try AgentSocket.makeSocket()
         unlink(path)
-        let mask = umask(0o177)
-        defer { umask(mask) }
         try AgentSocket.withAddress(path) { address, length throws(SystemError) in
             try syscall("bind \(path)") { bind(socket.number, address, length) }
         }
+        // Nobody can connect between these two: the socket does not listen yet.
+        try syscall("chmod \(path)") { chmod(path, 0o600) }
         try syscall("listen") { listen(socket.number, 128) }
         listener = SharedDescriptor(socket)
     }
@@ -170,9 +172,12 @@ public final class AgentServer: Sendable {
                 places.wait()
                 let number = accept4(listener.number, nil, nil, Int32(SOCK_CLOEXEC.rawValue))
                 guard number >= 0 else {
+                    let isStopped = errno == EINVAL || errno == EBADF
                     places.signal()
-                    if errno == EINTR || errno == ECONNABORTED || errno == EMFILE { continue }
-                    return
+                    if isStopped { return }
+                    // Out of descriptors or memory: clients wait in the backlog until some are free again.
+                    usleep(10_000)
+                    continue
                 }
                 do {
                     try DedicatedThread.start(name: "knetd-client") { [self] in

@@ -5,7 +5,7 @@ import Glibc
 /// Follows a directory by inotify.
 public enum DirectoryWatch {
     private static let mask = UInt32(
-        IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF | IN_ATTRIB)
+        IN_CREATE | IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF | IN_ATTRIB)
     /// Milliseconds of silence that end a burst of changes: writers seldom stop after one file.
     private static let settle: Int32 = 10
     /// Milliseconds after which a burst is told even if it goes on.

@@ -17,6 +17,9 @@ final class Daemon: ServiceLifecycle.Service {
     private let kernel: NetworkKernel
     private let attacher: PodAttacher
     private let metrics = CNIMetrics()
+    private let gate = RequestGate()
+    /// Held as long as the process lives: one daemon for each state directory.
+    private let lock: StateLock
     private let started = ContinuousClock.now
     private let current: Mutex<Generation>
     /// What the last reload was refused for.
@@ -34,6 +37,7 @@ final class Daemon: ServiceLifecycle.Service {
             try FileManager.default.createDirectory(
                 atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o755])
         }
+        lock = try StateLock(directory: configuration.agent.stateDirectory)
         allocations = try AllocationStore(path: configuration.agent.storePath, bootID: BootID.current())
         kernel = NetworkKernel(pool: pool, nftables: try Nftables())
         attacher = PodAttacher(allocations: allocations, pool: pool, metrics: metrics, logger: logger)
@@ -61,13 +65,13 @@ final class Daemon: ServiceLifecycle.Service {
     func run() async throws {
         try NetlinkMonitor.start(pool: pool) { [weak self] _ in self?.generation.kernelChanged() }
         let agent = generation.configuration.agent
+        let http = try await StatusServer.start(agent.statusAddresses) { [weak self] path in
+            self?.respond(to: path) ?? .init(status: 503, text: "stopping\n")
+        }
         let server = try AgentServer(path: agent.socketPath, limit: AgentReply.limit) { [weak self] data, namespace in
             await self?.answer(data, namespace: namespace) ?? Data()
         }
         try server.start()
-        let http = try await StatusServer.start(agent.statusAddresses) { [weak self] path in
-            self?.respond(to: path) ?? .init(status: 503, text: "stopping\n")
-        }
         logger.info(
             "knetd started",
             metadata: ["op": "start", "version": "\(Version.current)", "node": "\(generation.nodeName)"])
@@ -93,45 +97,58 @@ final class Daemon: ServiceLifecycle.Service {
 
     private func runGenerations() async {
         var reloads = reloads.makeAsyncIterator()
-        while !Task.isCancelled {
+        while true {
             let running = generation
             let task = Task { await running.run() }
             await attacher.sweep(in: running)
-            var next: Generation?
+            var next: KnetCore.Configuration?
             while next == nil {
                 guard await reloads.next() != nil else {
                     task.cancel()
                     await task.value
                     return
                 }
-                next = reload(from: running)
+                next = readAgain(running.configuration)
             }
+            // The next one takes over what is attached: no request may be half way between.
+            await gate.close()
             task.cancel()
             await task.value
-            if let next { current.withLock { $0 = next } }
+            replace(running, with: next ?? running.configuration)
+            await gate.open()
         }
     }
 
-    /// - Returns: the next generation; `nil` where the file is refused and the present one stays.
-    private func reload(from running: Generation) -> Generation? {
-        Systemd.notify("RELOADING=1\nMONOTONIC_USEC=\(Systemd.monotonicMicroseconds())")
-        defer { Systemd.notify("READY=1") }
+    /// - Returns: the file's new contents; `nil` where they are refused and the present ones stay.
+    private func readAgain(_ running: KnetCore.Configuration) -> KnetCore.Configuration? {
         do {
             guard let configPath else { throw ReloadRefused("knetd runs without a file; start it with --config FILE") }
             let configuration = try Plugins.configuration.read(path: configPath)
-            guard configuration.agent == running.configuration.agent else {
+            guard configuration.agent == running.agent else {
                 throw ReloadRefused("$.agent cannot change while knetd runs; restart it")
             }
-            let next = try Self.generation(
-                configuration, allocations: allocations, pool: pool, kernel: kernel, logger: logger)
-            reloadFault.withLock { $0 = nil }
-            logger.notice("configuration reloaded", metadata: ["op": "reload"])
-            return next
+            return configuration
         } catch {
-            reloadFault.withLock { $0 = "\(error)" }
-            logger.error("configuration refused; the old one stays", metadata: ["op": "reload", "reason": "\(error)"])
+            refuse(error)
             return nil
         }
+    }
+
+    private func replace(_ running: Generation, with configuration: KnetCore.Configuration) {
+        do {
+            let next = try Self.generation(
+                configuration, allocations: allocations, pool: pool, kernel: kernel, logger: logger)
+            current.withLock { $0 = next }
+            reloadFault.withLock { $0 = nil }
+            logger.notice("configuration reloaded", metadata: ["op": "reload"])
+        } catch {
+            refuse(error)
+        }
+    }
+
+    private func refuse(_ error: any Error) {
+        reloadFault.withLock { $0 = "\(error)" }
+        logger.error("configuration refused; the old one stays", metadata: ["op": "reload", "reason": "\(error)"])
     }
 
     /// Tells systemd as soon as pods can be attached.
@@ -139,6 +156,7 @@ final class Daemon: ServiceLifecycle.Service {
         while !Task.isCancelled, !generation.obstacles.isEmpty {
             try? await Task.sleep(for: .milliseconds(20))
         }
+        if Task.isCancelled { return }
         Systemd.notify("READY=1")
         logger.info(
             "ready", metadata: ["op": "start", "ms": "\(Int((ContinuousClock.now - started) / .milliseconds(1)))"])
@@ -153,8 +171,13 @@ final class Daemon: ServiceLifecycle.Service {
         let reply: AgentReply
         do {
             switch try JSONDecoder().decode(AgentRequest.self, from: data) {
-            case .cni(let request): reply = await attacher.handle(request, namespace: namespace, in: generation)
-            case .status: reply = AgentReply(succeeded: true, body: try JSONValue(encoding: try status()))
+            case .cni(let request):
+                reply = await gate.pass { [self] in
+                    await attacher.handle(request, namespace: namespace, in: generation)
+                }
+            case .status:
+                reply = AgentReply(
+                    succeeded: true, body: try await blocking { [self] in try JSONValue(encoding: status()) })
             }
         } catch {
             reply = AgentReply(succeeded: false, body: ["msg": .string("request not understood: \(error)")])
@@ -181,6 +204,20 @@ final class Daemon: ServiceLifecycle.Service {
                 status: 200, text: MetricsPage.text(report, generation: generation, cni: metrics.snapshot),
                 type: "text/plain; version=0.0.4")
         default: return .init(status: 404, text: "/healthz, /readyz or /metrics\n")
+        }
+    }
+}
+
+/// Keeps a second daemon, or a cleanup beside a running one, from the same state.
+final class StateLock: Sendable {
+    private let file: SharedDescriptor
+
+    /// - Throws: where another process has it.
+    init(directory: String) throws {
+        let path = "\(directory)/lock"
+        file = SharedDescriptor(try Descriptor(opening: path, O_RDWR | O_CREAT, mode: 0o600))
+        guard flock(file.number, LOCK_EX | LOCK_NB) == 0 else {
+            throw SystemError("lock \(path)", errno: errno, detail: "another knetd runs with this state directory")
         }
     }
 }

@@ -20,6 +20,8 @@ final class Generation: Sendable {
     private let pool: NetlinkPool
     private let logger: Logger
     private let isKernelChanged = Atomic(false)
+    /// Why this node is not known, or why what is known of it is not what its Node says now.
+    private let localFault = Mutex<String?>(nil)
     private let kernelWakes: AsyncStream<Void>
     private let kernelWaker: AsyncStream<Void>.Continuation
 
@@ -86,6 +88,8 @@ final class Generation: Sendable {
     private func followLocalNode() async {
         let name = ObjectKey.node(nodeName)
         let subscription = state.follow { [kernelWaker] in kernelWaker.yield() }
+        // What was told before anybody followed.
+        kernelWaker.yield()
         for await _ in kernelWakes {
             let change = subscription.take()
             if isKernelChanged.load(ordering: .acquiring) {
@@ -100,21 +104,31 @@ final class Generation: Sendable {
     }
 
     private func refreshLocalNode() async {
+        let kernel: LocalNodeReader.Kernel
         do {
-            let kernel = try await blocking { [pool] in try LocalNodeReader.Kernel(pool: pool) }
-            let state = state.current
-            guard let local = reader.local(state: state, kernel: kernel), local != state.local else { return }
+            kernel = try await blocking { [pool] in try LocalNodeReader.Kernel(pool: pool) }
+        } catch {
+            logger.warning("this node's links cannot be read; trying again", metadata: ["op": "local", "reason": "\(error)"])
+            try? await Task.sleep(for: .seconds(1))
+            kernelChanged()
+            return
+        }
+        let state = state.current
+        do {
+            let local = try reader.local(state: state, kernel: kernel)
+            localFault.withLock { $0 = nil }
+            guard local != state.local else { return }
             self.state.update([.local]) { $0.set(local: local) }
             logger.info(
                 "local node changed",
                 metadata: [
                     "node": "\(nodeName)", "op": "local",
                     "podCIDRs": "\(local.podCIDRs.map(\.description).joined(separator: ","))",
-                    "uplinks":
-                        "\(local.uplinks.values.map { "\($0.link) \($0.address)" }.sorted().joined(separator: ","))",
+                    "uplinks": "\(local.uplinks.values.map { "\($0.link) \($0.address)" }.sorted().joined(separator: ","))",
                 ])
         } catch {
-            logger.warning("this node's links cannot be read", metadata: ["op": "local", "reason": "\(error)"])
+            // What was known stays in force.
+            localFault.withLock { $0 = "\(error)" }
         }
     }
 
@@ -124,12 +138,8 @@ final class Generation: Sendable {
         guard now.isComplete else {
             return ["the manifests in \(configuration.cluster.manifests.directory) have not been read yet"]
         }
-        guard now.local != nil else {
-            return [
-                "this node's ranges are not known: Node \"\(nodeName)\" is not among the manifests or has no spec.podCIDRs; "
-                    + "add it, or set node.name or node.podCIDRs"
-            ]
-        }
+        if let fault = localFault.withLock({ $0 }) { return [fault] }
+        guard now.local != nil else { return ["this node's links have not been read yet"] }
         guard dataplane != nil else { return ["this knetd was built without a dataplane"] }
         return reconcilers.compactMap { reconciler in
             let report = reconciler.report

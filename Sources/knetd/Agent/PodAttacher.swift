@@ -48,6 +48,7 @@ final class PodAttacher: Sendable {
     private func perform(
         _ request: CNIRequest, namespace: NetworkNamespace?, in generation: Generation
     ) async throws -> JSONValue? {
+        try request.check()
         switch request.command {
         case .add: return try await add(request, namespace: namespace, in: generation)
         case .del:
@@ -82,6 +83,12 @@ final class PodAttacher: Sendable {
             throw CNIError(.invalidEnvironment, "CNI_NETNS \(request.namespacePath) is not a network namespace")
         }
         let cookie = try await blocking { try namespace.cookie() }
+        let own = try await blocking { try NetworkNamespace.current().cookie() }
+        guard cookie != own else {
+            throw CNIError(
+                .invalidEnvironment, "CNI_NETNS \(request.namespacePath) is this node's own namespace",
+                details: "a pod in the host's network needs no CNI")
+        }
         try await undoEarlier(request, cookie: cookie, in: generation)
 
         let mtu = Dictionary(
@@ -159,7 +166,9 @@ final class PodAttacher: Sendable {
     /// Takes the attachment away, whatever of it is left.
     private func detach(_ id: AttachmentID, in generation: Generation) async throws {
         let key = ObjectKey.attachment(id)
-        generation.state.update([key]) { $0.remove(key) }
+        let version = generation.state.update([key]) { $0.remove(key) }
+        // Every plugin has let go before the link goes, so that nothing of the old pod can meet a new one of its name.
+        for reconciler in generation.reconcilers { try? await reconciler.inForce(key, version: version) }
         let ranges = (generation.state.current.local?.podCIDRs ?? []).map(AddressRange.init)
         try await blocking { [pool, allocations] in
             try PodLink.remove(id, pool: pool)
@@ -172,25 +181,39 @@ final class PodAttacher: Sendable {
         let valid = try request.validAttachments()
         let stale = try await blocking { [allocations] in try allocations.attachments() }
             .filter { $0.network == request.network && !valid.contains($0.id) }
-        for attachment in stale { try await detach(attachment.id, in: generation) }
+        var failures: [String] = []
+        for attachment in stale {
+            do {
+                try await claim(attachment.id) { try await self.detach(attachment.id, in: generation) }
+            } catch {
+                failures.append("\(attachment.id): \(error)")
+            }
+        }
+        guard failures.isEmpty else {
+            throw CNIError(.kernel, "GC left \(failures.count) attachments", details: failures.joined(separator: "; "))
+        }
     }
 
     /// Frees what a reboot, a kill or a lost DEL left behind: attachments that were never answered, and those whose
     /// namespace and link are both gone.
     func sweep(in generation: Generation) async {
-        let stale = try? await blocking { [allocations, pool] in
-            let links = Set(try pool.with { try $0.links() }.map(\.name))
-            return try allocations.attachments().filter { attachment in
-                guard attachment.isComplete else { return true }
-                guard !links.contains(attachment.hostLink) else { return false }
-                let cookie = try? NetworkNamespace(path: attachment.namespacePath).cookie()
-                return cookie != attachment.namespaceCookie
-            }
+        guard let all = try? await blocking({ [allocations] in try allocations.attachments() }) else { return }
+        for attachment in all {
+            try? await claim(attachment.id) { try await self.detachIfStale(attachment.id, in: generation) }
         }
-        for attachment in stale ?? [] {
-            guard busy.withLock({ !$0.contains(attachment.id) }) else { continue }
-            try? await detach(attachment.id, in: generation)
-        }
+    }
+
+    private func detachIfStale(_ id: AttachmentID, in generation: Generation) async throws {
+        guard try await blocking({ [self] in try isStale(id) }) else { return }
+        try await detach(id, in: generation)
+    }
+
+    private func isStale(_ id: AttachmentID) throws -> Bool {
+        guard let attachment = try allocations.attachment(id) else { return false }
+        guard attachment.isComplete else { return true }
+        guard (try? NetlinkSocket.index(of: attachment.hostLink)) == nil else { return false }
+        let cookie = try? NetworkNamespace(path: attachment.namespacePath).cookie()
+        return cookie != attachment.namespaceCookie
     }
 
     // MARK: CHECK
@@ -201,6 +224,10 @@ final class PodAttacher: Sendable {
                 .unknownContainer, "container \(request.containerID) has no interface \(request.interface) of knetd's")
         }
         guard let namespace else { throw CNIError(.invalidEnvironment, "CNI_NETNS cannot be opened") }
+        let cookie = try await blocking { try namespace.cookie() }
+        guard cookie == attachment.namespaceCookie else {
+            throw CNIError(.changed, "CNI_NETNS \(request.namespacePath) is not the namespace that ADD was given")
+        }
         let claimed = (request.config["prevResult"]?["ips"]?.array ?? []).compactMap {
             $0["address"]?.string?.split(separator: "/").first.flatMap { IPAddress($0) }
         }
@@ -222,11 +249,14 @@ final class PodAttacher: Sendable {
     private func exclusively<Result>(
         _ request: CNIRequest, _ body: () async throws -> Result
     ) async throws -> Result {
-        guard [.add, .del, .check].contains(request.command) else { return try await body() }
-        guard busy.withLock({ $0.insert(request.id).inserted }) else {
-            throw CNIError(.tryAgainLater, "another request for container \(request.containerID) is under way")
+        [.add, .del, .check].contains(request.command) ? try await claim(request.id, body) : try await body()
+    }
+
+    private func claim<Result>(_ id: AttachmentID, _ body: () async throws -> Result) async throws -> Result {
+        guard busy.withLock({ $0.insert(id).inserted }) else {
+            throw CNIError(.tryAgainLater, "another request for container \(id.containerID) is under way")
         }
-        defer { busy.withLock { _ = $0.remove(request.id) } }
+        defer { busy.withLock { _ = $0.remove(id) } }
         return try await body()
     }
 

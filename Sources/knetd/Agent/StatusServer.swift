@@ -1,4 +1,5 @@
 import KnetCore
+import KnetLinux
 import NIOCore
 import NIOHTTP1
 import NIOPosix
@@ -70,15 +71,23 @@ final class StatusServer: Sendable {
 
         private func answer(_ context: ChannelHandlerContext) {
             guard let head else { return }
-            let isRead = head.method == .GET || head.method == .HEAD
-            let response =
-                isRead
-                ? respond(String(head.uri.prefix { $0 != "?" })) : Response(status: 405, text: "GET or HEAD\n")
+            guard head.method == .GET || head.method == .HEAD else {
+                return write(Response(status: 405, text: "GET or HEAD\n"), to: head, context)
+            }
+            let path = String(head.uri.prefix { $0 != "?" })
+            let context = NIOLoopBound(context, eventLoop: context.eventLoop)
+            let handler = NIOLoopBound(self, eventLoop: context.eventLoop)
+            // The answer reads the store, which may block.
+            context.eventLoop.makeFutureWithTask { [respond] in try await blocking { respond(path) } }.whenSuccess {
+                handler.value.write($0, to: head, context.value)
+            }
+        }
+
+        private func write(_ response: Response, to head: HTTPRequestHead, _ context: ChannelHandlerContext) {
             var headers = HTTPHeaders()
             headers.add(name: "Content-Type", value: response.type)
             headers.add(name: "Content-Length", value: "\(response.text.utf8.count)")
-            let answer = HTTPResponseHead(
-                version: head.version, status: .init(statusCode: response.status), headers: headers)
+            let answer = HTTPResponseHead(version: head.version, status: .init(statusCode: response.status), headers: headers)
             context.write(wrapOutboundOut(.head(answer)), promise: nil)
             if head.method != .HEAD {
                 context.write(wrapOutboundOut(.body(.byteBuffer(ByteBuffer(string: response.text)))), promise: nil)

@@ -124,19 +124,26 @@ struct CleanupCommand: ParsableCommand {
 
     func run() throws {
         let configuration = try config.load()
-        if (try? askStatus(configuration)) != nil {
-            complain("the daemon runs and would put everything back; stop it first with `systemctl stop knetd`")
+        try FileManager.default.createDirectory(
+            atPath: configuration.agent.stateDirectory, withIntermediateDirectories: true)
+        let lock: StateLock
+        do {
+            lock = try StateLock(directory: configuration.agent.stateDirectory)
+        } catch {
+            complain("\(error)\na running daemon would put everything back; stop it first with `systemctl stop knetd`")
             throw ExitCode(1)
         }
+        defer { withExtendedLifetime(lock) {} }
         let pool = NetlinkPool()
         let kernel = NetworkKernel(pool: pool, nftables: try Nftables())
         let failures = kernel.apply(KernelChanges(remove: try kernel.read().filter(\.isRemovable))).failures
         let pods = try pool.with { socket in
             let links = try socket.links().filter { $0.alias?.hasPrefix(PodLink.aliasPrefix) == true }
-            for link in links { try socket.request(.deleteLink(name: link.name)) }
-            return links.count
+            var batch = NetlinkBatch()
+            for link in links { batch.append(.deleteLink(name: link.name)) }
+            return try socket.send(batch).count { $0 == nil }
         }
-        for suffix in ["", "-wal", "-shm"] { unlink(configuration.agent.storePath + suffix) }
+        for suffix in ["", "-wal", "-shm"] { _ = unlink(configuration.agent.storePath + suffix) }
         unlink(configuration.agent.socketPath)
         for failure in failures { complain("not removed: \(failure.entry): \(failure.reason)") }
         print("removed knetd's routes, devices and tables, \(pods) pod links and the store")

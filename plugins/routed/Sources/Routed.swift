@@ -16,21 +16,34 @@ public struct Routed: Dataplane {
     public func entries(local: LocalNode) -> [NetworkEntry] { [] }
 
     public func entries(peer: Node, local: LocalNode) throws -> [NetworkEntry] {
-        try peer.podCIDRs.filter { local.podCIDR($0.family) != nil }.map { range in
-            guard let uplink = local.uplinks[range.family] else {
-                throw UnreachablePeer(
-                    "this node has no \(range.family) uplink; set node.uplink or give its Node an \(range.family) InternalIP that it has"
-                )
+        var entries: [NetworkEntry] = []
+        var obstacles: [String] = []
+        for range in peer.podCIDRs where local.podCIDR(range.family) != nil {
+            do {
+                entries.append(.route(try route(to: range, of: peer, local: local)))
+            } catch {
+                obstacles.append(error.reason)
             }
-            guard let gateway = peer.internalIP(range.family) else {
-                throw UnreachablePeer("the Node has no \(range.family) InternalIP; add it to status.addresses")
-            }
-            guard uplink.subnet.contains(gateway) else {
-                throw UnreachablePeer(
-                    "its address \(gateway) is not on this node's subnet \(uplink.subnet); use the overlay plugin between subnets"
-                )
-            }
-            return .route(NetworkRoute(to: range, via: gateway, link: uplink.link))
         }
+        guard obstacles.isEmpty else {
+            throw PartlyDesired(entries, reason: obstacles.joined(separator: "; "))
+        }
+        return entries
+    }
+
+    private func route(to range: CIDR, of peer: Node, local: LocalNode) throws(UnreachablePeer) -> NetworkRoute {
+        let family = range.family
+        guard let uplink = local.uplinks[family] else {
+            throw UnreachablePeer(
+                "this node has no \(family) uplink; set node.uplink or give its Node an \(family) InternalIP that it has")
+        }
+        guard let gateway = peer.internalIP(family) else {
+            throw UnreachablePeer("the Node has no \(family) InternalIP; add it to status.addresses")
+        }
+        guard uplink.subnet.contains(gateway) else {
+            throw UnreachablePeer(
+                "its address \(gateway) is not on this node's subnet \(uplink.subnet); use the overlay plugin between subnets")
+        }
+        return NetworkRoute(to: range, via: gateway, link: uplink.link)
     }
 }

@@ -34,15 +34,17 @@ import Testing
     }
 
     @Test func aPeerOnAnotherSubnetIsUnreachableAndSaysWhy() throws {
-        let error = try #require(throws: UnreachablePeer.self) {
+        let error = try #require(throws: PartlyDesired<NetworkEntry>.self) {
             try routed.entries(peer: peer("192.168.9.2", "fd01::2"), local: local([.v4, .v6]))
         }
         #expect(error.reason.contains("not on this node's subnet 192.168.1.0/24"))
         #expect(error.reason.contains("overlay"))
+        // The other family's route is wanted all the same.
+        #expect(error.entries.map(\.description) == ["route fd42:0:0:2::/64 via fd01::2 dev eth0"])
     }
 
     @Test func aFamilyWithoutUplinkIsNamed() throws {
-        let error = try #require(throws: UnreachablePeer.self) {
+        let error = try #require(throws: PartlyDesired<NetworkEntry>.self) {
             try routed.entries(peer: peer("192.168.1.2", "fd01::2"), local: local([.v4]))
         }
         #expect(error.reason.contains("no IPv6 uplink"))

@@ -1,0 +1,32 @@
+/// Lets requests through, but not while one generation follows another: a request must not see half of each.
+actor RequestGate {
+    private var isClosed = false
+    private var inside = 0
+    private var waiting: [CheckedContinuation<Void, Never>] = []
+    private var emptied: CheckedContinuation<Void, Never>?
+
+    /// Runs `body` while the gate is open.
+    func pass<Result: Sendable>(_ body: @Sendable () async -> Result) async -> Result {
+        while isClosed { await withCheckedContinuation { waiting.append($0) } }
+        inside += 1
+        let result = await body()
+        inside -= 1
+        if inside == 0 {
+            emptied?.resume()
+            emptied = nil
+        }
+        return result
+    }
+
+    /// Keeps new requests out and returns when the last one inside is done.
+    func close() async {
+        isClosed = true
+        if inside > 0 { await withCheckedContinuation { emptied = $0 } }
+    }
+
+    func open() {
+        isClosed = false
+        for continuation in waiting { continuation.resume() }
+        waiting = []
+    }
+}

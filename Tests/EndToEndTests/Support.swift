@@ -1,0 +1,91 @@
+import FoundationEssentials
+import Glibc
+import KnetCore
+import KnetLinux
+import KnetPlayground
+import TestSupport
+import Testing
+
+/// A playground that lasts as long as `body`.
+func withPlayground<Result>(
+    nodes: Int = 1, _ configuration: JSONValue = [:], families: [IPFamily] = IPFamily.allCases,
+    _ body: (Playground) throws -> Result
+) throws -> Result {
+    var options = Playground.Options()
+    options.name = "test-\(UInt32.random(in: 0...UInt32.max))"
+    options.nodes = nodes
+    options.configuration = configuration
+    options.families = families
+    let playground = try Playground.up(options, executable: Checkout.executable)
+    defer { playground.down() }
+    return try body(playground)
+}
+
+/// Runs knetd itself.
+func knetd(_ arguments: String..., in namespace: NetworkNamespace? = nil) throws -> ChildProcess.Outcome {
+    try ChildProcess.run(Checkout.executable, arguments, in: namespace)
+}
+
+/// Runs a command inside a node or pod and returns its output.
+func shell(_ command: String, in namespace: NetworkNamespace) throws -> String {
+    let outcome = try ChildProcess.run("/bin/sh", ["-c", command], in: namespace)
+    guard outcome.status == 0 else { throw Playground.Failure("\(command): \(outcome.errors)\(outcome.output)") }
+    return outcome.output
+}
+
+/// Waits until `condition` holds.
+/// - Returns: milliseconds until it did.
+@discardableResult
+func eventually(
+    within seconds: Double = 1, sourceLocation: SourceLocation = #_sourceLocation, _ condition: () throws -> Bool
+) throws -> Int {
+    let start = ContinuousClock.now
+    while try !condition() {
+        guard ContinuousClock.now - start < .seconds(seconds) else {
+            Issue.record("did not come true within \(seconds) s", sourceLocation: sourceLocation)
+            break
+        }
+        usleep(5_000)
+    }
+    return Int((ContinuousClock.now - start) / .milliseconds(1))
+}
+
+/// A page of the node's status server.
+func page(_ path: String, of node: String, _ playground: Playground) throws -> String {
+    try playground.namespace(node).run { try HTTP.get("127.0.0.1", port: 9469, path) }
+}
+
+/// One sample of the node's metrics; 0 where there is none.
+func metric(_ name: String, of node: String, _ playground: Playground) throws -> Double {
+    let lines = try page("/metrics", of: node, playground).split(separator: "\n")
+    return lines.first { $0.hasPrefix(name + " ") }.flatMap { Double($0.split(separator: " ").last ?? "") } ?? 0
+}
+
+/// Executes the CNI plugin as a runtime does.
+struct CNIRun {
+    let playground: Playground
+    var node = "node1"
+    var environment: [String: String] = [:]
+    var version = "1.1.0"
+    var extra: [String: JSONValue] = [:]
+
+    /// - Parameter input: instead of the network configuration.
+    func callAsFunction(_ command: String, pod: String = "", input: String? = nil) throws -> (status: Int32, json: JSONValue) {
+        var variables = ["CNI_COMMAND": command]
+        if !pod.isEmpty {
+            variables["CNI_CONTAINERID"] = "test-\(pod)"
+            variables["CNI_IFNAME"] = "eth0"
+            variables["CNI_NETNS"] = playground.namespacePath(pod)
+            variables["CNI_ARGS"] = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=\(pod)"
+        }
+        variables.merge(environment) { $1 }
+        var config = playground.networkConfiguration(node).object ?? [:]
+        config["cniVersion"] = .string(version)
+        config.merge(extra) { $1 }
+        let outcome = try ChildProcess.run(
+            Checkout.executable, [], environment: variables, input: input ?? JSONValue.object(config).text(),
+            in: playground.namespace(node))
+        let json = outcome.output.isEmpty ? JSONValue.null : try JSONValue(parsing: Data(outcome.output.utf8))
+        return (outcome.status, json)
+    }
+}
