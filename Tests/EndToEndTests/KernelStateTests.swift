@@ -35,7 +35,7 @@ import Testing
             #expect(
                 try lines(shell("bridge fdb show dev knetd.1; bridge fdb show dev knetd6.1", in: node)) == [
                     "\(vtep4) dst 192.168.77.12 self permanent", "\(vtep6) dst fd77::c self permanent",
-                ])
+                ].sorted())
             let devices = try shell("ip -d -o link show type vxlan", in: node)
             for word in [
                 "knetd.1: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1450", "vxlan id 1 local 192.168.77.11 dev eth0",

@@ -63,6 +63,7 @@ private final class FakePlugin: Plugin {
     private func set(_ nodes: Node..., complete: Bool = true) -> UInt64 {
         store.update(Set(nodes.map(\.key)), complete: complete) { state in
             for node in nodes { state.set(.node(node)) }
+            state.set(local: LocalNode(name: "self", podCIDRs: [], uplinks: [:]))
         }
     }
 
