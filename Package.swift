@@ -8,11 +8,12 @@ let plugins: [(trait: String, folder: String, summary: String)] = [
     ("Routed", "routed", "direct routes to nodes on the same subnet"),
 ]
 
-let strict: [SwiftSetting] = [
-    .enableUpcomingFeature("ExistentialAny"),
-    .enableUpcomingFeature("MemberImportVisibility"),
-    .enableUpcomingFeature("InternalImportsByDefault"),
-]
+let strict: [SwiftSetting] =
+    [
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+        .enableUpcomingFeature("InternalImportsByDefault"),
+    ] + (Context.environment["KNETD_WARNINGS_ARE_ERRORS"] == nil ? [] : [.treatAllWarnings(as: .error)])
 
 let pluginTargets: [Target] = plugins.flatMap { plugin -> [Target] in
     [

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
@@ -56,15 +57,22 @@ static inline long knet_send_with_descriptor(int socket, const void *bytes, unsi
     return sendmsg(socket, &message, MSG_NOSIGNAL);
 }
 
-// Receives bytes; a descriptor that came with them is stored in `descriptor`, which is otherwise left as it is.
+// Receives bytes; the first descriptor that came with them is stored in `descriptor`, which is otherwise left as it is.
+// Any others are closed.
 static inline long knet_receive_with_descriptor(int socket, void *bytes, unsigned long count, int *descriptor) {
     struct iovec part = {.iov_base = bytes, .iov_len = count};
     union { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control = {0};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes,
                              .msg_controllen = sizeof control.bytes};
     long received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-    for (struct cmsghdr *header = received < 0 ? 0 : CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header))
-        if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
-            memcpy(descriptor, CMSG_DATA(header), sizeof(int));
+    int taken = 0;
+    for (struct cmsghdr *header = received < 0 ? 0 : CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+        for (unsigned long offset = 0; CMSG_LEN(offset + sizeof(int)) <= header->cmsg_len; offset += sizeof(int)) {
+            int number;
+            memcpy(&number, CMSG_DATA(header) + offset, sizeof number);
+            if (taken++) close(number); else *descriptor = number;
+        }
+    }
     return received;
 }

@@ -54,7 +54,7 @@ public struct DataplanePlugin: Plugin {
             guard let local = state.local, let node = state.nodes[key], node.metadata.name != local.name else {
                 return []
             }
-            try checkRanges(of: node, local: local)
+            try check(node, local: local)
             return try dataplane.entries(peer: node, local: local)
         default: return []
         }
@@ -91,12 +91,17 @@ public struct DataplanePlugin: Plugin {
         }
     }
 
-    private func checkRanges(of node: Node, local: LocalNode) throws {
+    private func check(_ node: Node, local: LocalNode) throws {
         guard !node.podCIDRs.isEmpty else {
             throw UnreachablePeer("the Node has no spec.podCIDRs")
         }
         for cidr in node.podCIDRs where !network.podCIDRs.contains(where: { $0.contains(cidr) }) {
             throw UnreachablePeer("spec.podCIDRs has \(cidr), which is no part of network.podCIDRs")
+        }
+        for family in IPFamily.allCases {
+            if let address = node.internalIP(family), address == local.uplinks[family]?.address {
+                throw UnreachablePeer("its InternalIP \(address) is this node's own")
+            }
         }
         for own in local.podCIDRs {
             if let cidr = node.podCIDRs.first(where: own.overlaps) {

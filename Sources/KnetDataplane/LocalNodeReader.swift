@@ -75,9 +75,18 @@ public struct LocalNodeReader: Sendable {
         guard state.isComplete else { throw Unknown(description: "the cluster's objects have not been read yet") }
         guard state.nodes.isEmpty else {
             throw Unknown(
-                description: "there is no Node \"\(name)\" among the cluster's \(state.nodes.count); add it, or set node.name or node.podCIDRs")
+                description:
+                    "there is no Node \"\(name)\" among the cluster's \(state.nodes.count); add it, or set node.name or node.podCIDRs"
+            )
         }
-        return network.podCIDRs.filter { range in
+        if let local = state.local, local.podCIDRs != firstParts {
+            throw Unknown(description: "Node \"\(name)\" and all others are gone; the range that it had stays in force")
+        }
+        return firstParts
+    }
+
+    private var firstParts: [CIDR] {
+        network.podCIDRs.filter { range in
             network.podCIDRs.first { $0.family == range.family } == range
         }.map { range in
             let length = max(range.prefixLength, Self.nodePrefixLength[range.family] ?? range.prefixLength)

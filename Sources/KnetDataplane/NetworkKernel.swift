@@ -87,10 +87,15 @@ public final class NetworkKernel: Sendable {
         do {
             try pool.with { socket in
                 applyOneByOne(changes, socket, &outcome)
+                // IPv6 takes no gateway for a route whose present form leads to it over another link: that goes first.
+                let moved = changes.add.compactMap { changes.replaced[$0.id]?.movedIPv6Route(to: $0) }
+                try send(moved, socket, &outcome, done: Self.gone) { try $0.removal() }
                 try send(changes.add.filter(\.isBatched).sorted { $0.rank < $1.rank }, socket, &outcome) {
                     try $0.addition(replacing: changes.replaced[$0.id])
                 }
-                try send(changes.remove.filter(\.isBatched).sorted { $0.rank > $1.rank }, socket, &outcome, done: Self.gone) {
+                try send(
+                    changes.remove.filter(\.isBatched).sorted { $0.rank > $1.rank }, socket, &outcome, done: Self.gone
+                ) {
                     try $0.removal()
                 }
                 for case .vxlan(let device) in changes.remove {
@@ -234,6 +239,14 @@ extension NetworkEntry {
         case .route(let route): .addRoute(try route.resolved(), replacing: old != nil)
         case .sysctl, .vxlan, .table: nil
         }
+    }
+
+    /// This entry where it is an IPv6 route and `other` puts it onto another link.
+    fileprivate func movedIPv6Route(to other: NetworkEntry) -> NetworkEntry? {
+        guard case .route(let old) = self, case .route(let new) = other, old.destination.family == .v6,
+            old.link != new.link
+        else { return nil }
+        return self
     }
 
     /// The request that removes the entry; `nil` where it went with its link.

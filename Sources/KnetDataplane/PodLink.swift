@@ -42,6 +42,11 @@ public struct PodLink: Sendable {
             try namespace.run(configurePod)
         } catch {
             try? Self.remove(attachment.id, pool: pool)
+            if let error = error as? SystemError, error.errno == EEXIST {
+                throw CNIError(
+                    .alreadyAttached, "\(attachment.namespacePath) has a default route of another network already",
+                    details: "knetd must be the first network of a pod: \(error)")
+            }
             throw error
         }
     }
@@ -114,6 +119,11 @@ public struct PodLink: Sendable {
             let present = try socket.addresses().filter { $0.index == link.index }.map(\.address)
             for address in attachment.addresses where !present.contains(address) {
                 found.append("address \(address) is missing")
+            }
+            let neighbours = try socket.permanentNeighbours()
+            for (_, gateway) in usedGateways
+            where !neighbours.contains(Neighbour(index: link.index, address: gateway, mac: attachment.hostMAC)) {
+                found.append("permanent neighbour \(gateway) is missing")
             }
             for (family, gateway) in usedGateways {
                 let routes = try socket.routes(family)

@@ -41,7 +41,8 @@ enum ManifestParser {
         guard let text = String(data: data, encoding: .utf8) else { throw NotText() }
         var sequence = try Yams.compose_all(yaml: text)
         var documents: [JSONValue] = []
-        while let node = sequence.next() { documents.append(try json(node)) }
+        var budget = largestDocument
+        while let node = sequence.next() { documents.append(try json(node, &budget)) }
         if let error = sequence.error {
             let reason = "\(error)".split(separator: "\n").joined(separator: " ")
             result.faults.append(ManifestFault(place: "\(file), document \(documents.count + 1)", reason: reason))
@@ -49,18 +50,23 @@ enum ManifestParser {
         return documents
     }
 
-    private static func json(_ node: Yams.Node) throws -> JSONValue {
+    /// Nodes that one file may have once its aliases are written out.
+    private static let largestDocument = 2_000_000
+
+    private static func json(_ node: Yams.Node, _ budget: inout Int) throws -> JSONValue {
+        budget -= 1
+        guard budget > 0 else { throw TooLarge() }
         switch node {
         case .mapping(let mapping):
-            .object(
-                Dictionary(try mapping.map { ($0.key.string ?? "", try json($0.value)) }) { _, last in last })
-        case .sequence(let sequence): .array(try sequence.map(json))
-        case .scalar(let scalar):
-            switch scalar.style {
-            case .plain: plain(node, scalar.string)
-            default: .string(scalar.string)
-            }
-        case .alias: .null
+            var members: [String: JSONValue] = [:]
+            for (key, value) in mapping { members[key.string ?? ""] = try json(value, &budget) }
+            return .object(members)
+        case .sequence(let sequence):
+            var elements: [JSONValue] = []
+            for element in sequence { elements.append(try json(element, &budget)) }
+            return .array(elements)
+        case .scalar(let scalar): return scalar.style == .plain ? plain(node, scalar.string) : .string(scalar.string)
+        case .alias: return .null
         }
     }
 
@@ -140,4 +146,8 @@ enum ManifestParser {
 
 private struct NotText: Error, CustomStringConvertible {
     var description: String { "not UTF-8 text" }
+}
+
+private struct TooLarge: Error, CustomStringConvertible {
+    var description: String { "more than two million values; split it, or mind its aliases" }
 }

@@ -110,10 +110,6 @@ public struct ConnectivityReport {
                 of(row.mtu), row.outside ? "ok" : "no",
             ]
         }
-        let table = [head] + body
-        let widths = head.indices.map { column in table.map { $0[column].count }.max() ?? 0 }
-        return table.map { line in
-            zip(line, widths).map { $0 + String(repeating: " ", count: $1 - $0.count) }.joined(separator: "  ")
-        }.joined(separator: "\n")
+        return TextTable.text([head] + body)
     }
 }

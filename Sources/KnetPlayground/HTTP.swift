@@ -9,7 +9,8 @@ public enum HTTP {
         guard let address = IPAddress(host) else { throw Prober.Wrong(description: "\(host) is not an address") }
         let descriptor = try Sockets.open(address.family, SOCK_STREAM, milliseconds: 5000)
         try Sockets.connect(descriptor.number, to: address, port: port)
-        try Sockets.sendAll(descriptor.number, Array("GET \(path) HTTP/1.1\r\nHost: \(host)\r\nConnection: close\r\n\r\n".utf8))
+        try Sockets.sendAll(
+            descriptor.number, Array("GET \(path) HTTP/1.1\r\nHost: \(host)\r\nConnection: close\r\n\r\n".utf8))
         return String(decoding: try Sockets.receiveAll(descriptor.number), as: UTF8.self)
     }
 }

@@ -62,7 +62,9 @@ import Testing
             let cni = CNIRun(playground: playground)
             let pod = try pod("a", playground)
             try Data("x".utf8).write(to: URL(fileURLWithPath: "\(playground.directory)/file"))
-            func with(_ environment: [String: String], version: String = "1.1.0", command: String = "ADD") throws -> JSONValue {
+            func with(_ environment: [String: String], version: String = "1.1.0", command: String = "ADD") throws
+                -> JSONValue
+            {
                 var cni = cni
                 cni.environment = environment
                 cni.version = version
@@ -99,7 +101,9 @@ import Testing
                 #expect(json["cniVersion"] != nil)
             }
             #expect(try allocations(playground) == 0)
-            #expect(try shell("ip -o link show type veth | grep -c knet || true", in: playground.namespace("node1")).hasPrefix("0"))
+            #expect(
+                try shell("ip -o link show type veth | grep -c knet || true", in: playground.namespace("node1"))
+                    .hasPrefix("0"))
         }
     }
 
@@ -143,7 +147,9 @@ import Testing
             cni.environment["CNI_NETNS"] = ""
             #expect(try cni("DEL", pod: "b").status == 0)
             #expect(try allocations(playground) == 0)
-            #expect(try shell("ip route show proto 107", in: playground.namespace("node1")) == "unreachable 10.42.1.0/24 \n")
+            #expect(
+                try shell("ip route show proto 107", in: playground.namespace("node1")) == "unreachable 10.42.1.0/24 \n"
+            )
         }
     }
 
@@ -207,7 +213,9 @@ import Testing
             #expect(refused.json["code"] == 11 && refused.json["msg"]?.string?.contains("no daemon answers") == true)
             try playground.writeNode("node1", host: 11, podCIDRs: [])
             try playground.startDaemon("node1")
-            try eventually(within: 5) { try code(cni("STATUS")) == 50 && cni("STATUS").json.text().contains("no spec.podCIDRs") }
+            try eventually(within: 5) {
+                try code(cni("STATUS")) == 50 && cni("STATUS").json.text().contains("no spec.podCIDRs")
+            }
             #expect(try code(cni("ADD", pod: "a")) == 11)
             try playground.writeNode("node1", host: 11, podCIDRs: [try #require(CIDR("10.42.1.0/24"))])
             try eventually { try cni("STATUS").status == 0 }
@@ -243,7 +251,6 @@ import Testing
         }
     }
 }
-
 
 private final class Results: Sendable {
     private let contents = Mutex<[JSONValue]>([])

@@ -46,10 +46,15 @@ import Testing
             try eventually(within: 5) { try metric("knetd_peers", of: "node1", playground) == 499 }
             // Cold: the daemon starts with all of them and an empty kernel.
             try playground.stopDaemon("node1")
-            #expect(try knetd("cleanup", "--config", playground.configurationPath("node1"), in: playground.namespace("node1")).status == 0)
+            #expect(
+                try knetd(
+                    "cleanup", "--config", playground.configurationPath("node1"), in: playground.namespace("node1")
+                ).status == 0)
             try playground.startDaemon("node1")
             let start = ContinuousClock.now
-            try eventually(within: 10) { try shell("ip route show proto 107 | wc -l", in: playground.namespace("node1")).hasPrefix("500") }
+            try eventually(within: 10) {
+                try shell("ip route show proto 107 | wc -l", in: playground.namespace("node1")).hasPrefix("500")
+            }
             let milliseconds = Int((ContinuousClock.now - start) / .milliseconds(1))
             print("500 nodes: \(milliseconds) ms from start to the last route")
             #expect(milliseconds < 1000)
@@ -82,7 +87,8 @@ import Testing
             try playground.writeNode("node8", host: 98, podCIDRs: ranges(9))
             try playground.writeNode("node9", host: 99, podCIDRs: ranges(9))
             try eventually { try playground.status(of: "node1").text().contains("conflicts with Node/node8") }
-            #expect(try shell("bridge fdb show dev knetd.1", in: playground.namespace("node1")).contains("192.168.77.98"))
+            #expect(
+                try shell("bridge fdb show dev knetd.1", in: playground.namespace("node1")).contains("192.168.77.98"))
         }
     }
 
@@ -91,13 +97,21 @@ import Testing
             try playground.addPod("a", node: "node1")
             let node = try playground.namespace("node1")
             // The order of tables and the numbers of links are the kernel's business.
-            let state = { try lines(of: "ip route; ip -6 route | grep -v fe80; ip neigh show nud permanent; bridge fdb show dev knetd.1; nft list ruleset; ip -o addr show dev knetd.1 | cut -d: -f2-; sysctl -n net.ipv4.ip_forward", in: node) }
+            let state = {
+                try lines(
+                    of:
+                        "ip route; ip -6 route | grep -v fe80; ip neigh show nud permanent; bridge fdb show dev knetd.1; nft list ruleset; ip -o addr show dev knetd.1 | cut -d: -f2-; sysctl -n net.ipv4.ip_forward",
+                    in: node)
+            }
             let whole = try state()
             for command in [
                 "ip route flush proto 107", "ip -6 route flush proto 107", "ip link del knetd.1", "nft flush ruleset",
-                "ip neigh flush nud permanent dev knetd.1", "bridge fdb del $(bridge fdb show dev knetd.1 | cut -d' ' -f1) dev knetd.1",
-                "ip link set knetd.1 address 02:00:00:00:00:01", "ip link set knetd.1 mtu 1300", "ip link set knetd.1 down",
-                "ip addr flush dev knetd.1", "sysctl -qw net.ipv4.ip_forward=0", "nft delete table inet knetd_masquerade",
+                "ip neigh flush nud permanent dev knetd.1",
+                "bridge fdb del $(bridge fdb show dev knetd.1 | cut -d' ' -f1) dev knetd.1",
+                "ip link set knetd.1 address 02:00:00:00:00:01", "ip link set knetd.1 mtu 1300",
+                "ip link set knetd.1 down",
+                "ip addr flush dev knetd.1", "sysctl -qw net.ipv4.ip_forward=0",
+                "nft delete table inet knetd_masquerade",
             ] {
                 _ = try shell(command, in: node)
                 let milliseconds = try eventually { try state() == whole }

@@ -33,9 +33,10 @@ import Testing
                     "fd42:0:0:2:: dev knetd6.1 lladdr \(vtep6) PERMANENT proto 107",
                 ])
             #expect(
-                try lines(shell("bridge fdb show dev knetd.1; bridge fdb show dev knetd6.1", in: node)) == [
-                    "\(vtep4) dst 192.168.77.12 self permanent", "\(vtep6) dst fd77::c self permanent",
-                ].sorted())
+                try lines(shell("bridge fdb show dev knetd.1; bridge fdb show dev knetd6.1", in: node))
+                    == [
+                        "\(vtep4) dst 192.168.77.12 self permanent", "\(vtep6) dst fd77::c self permanent",
+                    ].sorted())
             let devices = try shell("ip -d -o link show type vxlan", in: node)
             for word in [
                 "knetd.1: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1450", "vxlan id 1 local 192.168.77.11 dev eth0",
@@ -63,7 +64,8 @@ import Testing
             let pod = try playground.namespace("a")
             #expect(
                 try lines(shell("ip -o addr show scope global", in: pod)).map { $0.split(separator: "\\")[0] } == [
-                    "2: eth0 inet 10.42.1.1/32 scope global eth0", "2: eth0 inet6 fd42:0:0:1::1/128 scope global nodad ",
+                    "2: eth0 inet 10.42.1.1/32 scope global eth0",
+                    "2: eth0 inet6 fd42:0:0:1::1/128 scope global nodad ",
                 ])
             #expect(
                 try lines(shell("ip -4 route", in: pod)) == ["default via 169.254.1.1 dev eth0 proto 107 onlink"])

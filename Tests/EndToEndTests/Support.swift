@@ -70,7 +70,9 @@ struct CNIRun {
     var extra: [String: JSONValue] = [:]
 
     /// - Parameter input: instead of the network configuration.
-    func callAsFunction(_ command: String, pod: String = "", input: String? = nil) throws -> (status: Int32, json: JSONValue) {
+    func callAsFunction(_ command: String, pod: String = "", input: String? = nil) throws -> (
+        status: Int32, json: JSONValue
+    ) {
         var variables = ["CNI_COMMAND": command]
         if !pod.isEmpty {
             variables["CNI_CONTAINERID"] = "test-\(pod)"

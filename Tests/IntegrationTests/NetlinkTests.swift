@@ -97,7 +97,8 @@ import Testing
             let mac = MACAddress(derivedFrom: "vtep")
             try socket.createVXLAN(name: "vx", mac: mac, mtu: 1350, alias: "mark", parameters)
             let link = try #require(try socket.links().first { $0.name == "vx" })
-            #expect(link.vxlan == parameters && link.mtu == 1350 && link.mac == mac && link.alias == "mark" && link.isUp)
+            #expect(
+                link.vxlan == parameters && link.mtu == 1350 && link.mac == mac && link.alias == "mark" && link.isUp)
             let neighbour = Neighbour(index: link.index, address: try #require(IPAddress("10.42.2.0")), mac: mac)
             let entry = FDBEntry(index: link.index, mac: mac, destination: try #require(IPAddress("192.168.1.2")))
             try socket.request(.replaceNeighbour(neighbour))
@@ -119,7 +120,8 @@ import Testing
             for number in 0..<count {
                 let block = CIDR(containing: .v4(0x0A2A_0000 + UInt32(number) * 256), prefixLength: 24)
                 // Every tenth goes to a link that is not there.
-                batch.append(.addRoute(Route(destination: block, index: number % 10 == 0 ? 9999 : index), replacing: false))
+                batch.append(
+                    .addRoute(Route(destination: block, index: number % 10 == 0 ? 9999 : index), replacing: false))
             }
             let errors = try socket.send(batch)
             #expect(errors.indices.allSatisfy { (errors[$0] != nil) == ($0 % 10 == 0) })
@@ -134,7 +136,9 @@ import Testing
             let error = try #require(throws: SystemError.self) {
                 try socket.request(
                     .addRoute(
-                        Route(destination: CIDR.parse("10.0.0.0/8"), gateway: IPAddress("192.0.2.1"), index: NetlinkSocket.index(of: "lo")),
+                        Route(
+                            destination: CIDR.parse("10.0.0.0/8"), gateway: IPAddress("192.0.2.1"),
+                            index: NetlinkSocket.index(of: "lo")),
                         replacing: false))
             }
             #expect("\(error)".contains("route to 10.0.0.0/8"))

@@ -41,7 +41,8 @@ import Testing
             podCIDRs: [try CIDR.parse("10.42.0.0/16"), try CIDR.parse("fd42::/48")], mtu: .automatic, masquerade: true,
             masqueradeExcept: [try CIDR.parse("172.16.0.0/12"), try CIDR.parse("10.42.0.0/17")])
         let table = try #require(
-            MasqueradeTable.table(sources: [try CIDR.parse("10.42.1.0/24"), try CIDR.parse("fd42:0:0:1::/64")], network: network))
+            MasqueradeTable.table(
+                sources: [try CIDR.parse("10.42.1.0/24"), try CIDR.parse("fd42:0:0:1::/64")], network: network))
         return [
             .sysctl(name: "net/ipv4/ip_forward", value: "1"), .sysctl(name: "net/ipv6/conf/all/forwarding", value: "1"),
             .vxlan(device), .address(link: "knetd.1", address: try #require(IPAddress("10.42.1.0")), prefixLength: 32),
@@ -49,7 +50,9 @@ import Testing
             .fdb(link: "knetd.1", mac: mac, destination: try #require(IPAddress("192.168.1.2"))),
             .route(NetworkRoute(to: try CIDR.parse("10.42.2.0/24"), via: vtep, link: "knetd.1", onlink: true)),
             .route(NetworkRoute(to: try CIDR.parse("fd42:0:0:2::/64"), via: six, link: "knetd.1", onlink: true)),
-            .route(NetworkRoute(to: try CIDR.parse("10.42.3.0/24"), via: try #require(IPAddress("192.168.1.3")), link: "eth0")),
+            .route(
+                NetworkRoute(
+                    to: try CIDR.parse("10.42.3.0/24"), via: try #require(IPAddress("192.168.1.3")), link: "eth0")),
             .route(NetworkRoute(to: try CIDR.parse("10.42.1.0/24"), link: nil)),
             .route(NetworkRoute(to: try CIDR.parse("fd42:0:0:1::/64"), link: nil)),
             .table(table),
@@ -124,7 +127,8 @@ import Testing
             _ = kernel.apply(KernelChanges(add: try entries()))
             var other = device
             other.port = 4789
-            let outcome = kernel.apply(KernelChanges(add: [.vxlan(other)], replaced: [.link("knetd.1"): .vxlan(device)]))
+            let outcome = kernel.apply(
+                KernelChanges(add: [.vxlan(other)], replaced: [.link("knetd.1"): .vxlan(device)]))
             #expect(outcome.failures.isEmpty && outcome.mustReadBack)
             #expect(try kernel.read().contains(.vxlan(other)))
         }
@@ -133,7 +137,7 @@ import Testing
     @Test func aDeviceOfSomebodyElseWithOurVNINamesTheRemedy() throws {
         try inNode { kernel, socket in
             try socket.createVXLAN(
-                name: "flannel.1", mac: MACAddress(derivedFrom: "f"), mtu: 1450, alias: "", 
+                name: "flannel.1", mac: MACAddress(derivedFrom: "f"), mtu: 1450, alias: "",
                 VXLAN(vni: 1, port: 8472, local: .v4(0xC0A8_0101), underlay: NetlinkSocket.index(of: "eth0")))
             let failures = kernel.apply(KernelChanges(add: [.vxlan(device)])).failures
             #expect(failures.first?.reason.contains("remove the other device") == true, "\(failures)")

@@ -14,7 +14,9 @@ import Testing
         #expect(IPAddress(bytes: address.bytes) == address)
     }
 
-    @Test(arguments: ["", "10.42.0", "10.42.0.256", "010.0.0.1", "10.0.0.1/8", "fd42::1::2", "fe80::1%eth0", "x", " 1.2.3.4"])
+    @Test(arguments: [
+        "", "10.42.0", "10.42.0.256", "010.0.0.1", "10.0.0.1/8", "fd42::1::2", "fe80::1%eth0", "x", " 1.2.3.4",
+    ])
     func whatIsNoAddressIsRefused(text: String) {
         #expect(IPAddress(text) == nil)
     }
@@ -37,7 +39,9 @@ import Testing
         #expect(throws: CIDR.Fault.hostBitsSet("10.42.0.1/16", meant: meant)) { try CIDR.parse("10.42.0.1/16") }
     }
 
-    @Test(arguments: ["10.0.0.0", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/08", "10.0.0.0/", "fd42::/129", "/8", "10.0.0.0/8/9"])
+    @Test(arguments: [
+        "10.0.0.0", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/08", "10.0.0.0/", "fd42::/129", "/8", "10.0.0.0/8/9",
+    ])
     func whatIsNoBlockIsRefused(text: String) {
         #expect(CIDR(text) == nil)
     }
@@ -73,7 +77,10 @@ import Testing
         #expect(MACAddress(text) == nil)
     }
 
-    @Test(arguments: [("127.0.0.1:80", true), ("[::1]:80", true), ("::1:80", false), ("127.0.0.1", false), ("[127.0.0.1]:80", false), ("127.0.0.1:0", false), ("1.2.3.4:65536", false)])
+    @Test(arguments: [
+        ("127.0.0.1:80", true), ("[::1]:80", true), ("::1:80", false), ("127.0.0.1", false), ("[127.0.0.1]:80", false),
+        ("127.0.0.1:0", false), ("1.2.3.4:65536", false),
+    ])
     func anEndpointIsAnAddressWithAPort(text: String, valid: Bool) {
         #expect((Endpoint(text) != nil) == valid)
     }

@@ -3,11 +3,16 @@ import KnetCore
 import Testing
 
 @Suite struct AllocationStoreTests {
-    private let path = "\(FileManager.default.temporaryDirectory.path)/knetd-store-\(UInt64.random(in: 0...UInt64.max)).db"
+    private let path =
+        "\(FileManager.default.temporaryDirectory.path)/knetd-store-\(UInt64.random(in: 0...UInt64.max)).db"
 
-    private func open(boot: String = "boot-1") throws -> AllocationStore { try AllocationStore(path: path, bootID: boot) }
+    private func open(boot: String = "boot-1") throws -> AllocationStore {
+        try AllocationStore(path: path, bootID: boot)
+    }
 
-    private func ranges(_ texts: String...) throws -> [AddressRange] { try texts.map { AddressRange(try CIDR.parse($0)) } }
+    private func ranges(_ texts: String...) throws -> [AddressRange] {
+        try texts.map { AddressRange(try CIDR.parse($0)) }
+    }
 
     private func request(_ container: String, network: String = "net") -> AttachmentRequest {
         AttachmentRequest(

@@ -43,7 +43,7 @@ import Testing
 
     static let broken = [
         Broken("", "$", "not valid JSON"),
-        Broken("[]", "$", "an array"),
+        Broken("[]", "$", "an empty list"),
         Broken("{", "$", "not valid JSON"),
         Broken(#"{"plugin": {}}"#, "$.plugin", "did you mean \"plugins\"?"),
         Broken(#"{"networks": {}}"#, "$.networks", "did you mean \"network\"?"),
@@ -51,16 +51,21 @@ import Testing
         Broken(#"{"network": {"podCIDRs": "10.42.0.0/16"}}"#, "$.network.podCIDRs", #"did you mean ["10.42.0.0/16"]?"#),
         Broken(#"{"network": {"podCIDRs": []}}"#, "$.network.podCIDRs", "at least 1"),
         Broken(#"{"network": {"podCIDRs": ["10.42.0.0"]}}"#, "$.network.podCIDRs[0]", "no prefix length"),
-        Broken(#"{"network": {"podCIDRs": ["10.42.0.1/16"]}}"#, "$.network.podCIDRs[0]", "did you mean \"10.42.0.0/16\"?"),
+        Broken(
+            #"{"network": {"podCIDRs": ["10.42.0.1/16"]}}"#, "$.network.podCIDRs[0]", "did you mean \"10.42.0.0/16\"?"),
         Broken(#"{"network": {"podCIDRs": ["10.42.0.0/40"]}}"#, "$.network.podCIDRs[0]", "0…32"),
         Broken(#"{"network": {"podCIDRs": ["fd42::/48", 5]}}"#, "$.network.podCIDRs[1]", "integer 5"),
-        Broken(#"{"network": {"podCIDRs": ["10.42.0.0/16", "10.42.7.0/24"]}}"#, "$.network.podCIDRs[1]", "overlaps 10.42.0.0/16"),
+        Broken(
+            #"{"network": {"podCIDRs": ["10.42.0.0/16", "10.42.7.0/24"]}}"#, "$.network.podCIDRs[1]",
+            "overlaps 10.42.0.0/16"),
         Broken(#"{"network": {"podCIDRs": ["10.42.0.0/31"]}}"#, "$.network.podCIDRs[0]", "too small"),
         Broken(#"{"network": {"mtu": "automatic"}}"#, "$.network.mtu", "did you mean \"auto\"?"),
         Broken(#"{"network": {"mtu": 500}}"#, "$.network.mtu", "did you mean 1280?"),
         Broken(#"{"network": {"mtu": 1400.5}}"#, "$.network.mtu", "number 1400.5"),
         Broken(#"{"network": {"masquerade": "true"}}"#, "$.network.masquerade", "true without quotes"),
-        Broken(#"{"network": {"masqueradeExcept": ["10.0.0.0/8", "x"]}}"#, "$.network.masqueradeExcept[1]", "no prefix length"),
+        Broken(
+            #"{"network": {"masqueradeExcept": ["10.0.0.0/8", "x"]}}"#, "$.network.masqueradeExcept[1]",
+            "no prefix length"),
         Broken(#"{"plugins": {"overlay": {}, "routed": {}}}"#, "$.plugins", "2 dataplanes"),
         Broken(#"{"plugins": {}}"#, "$.plugins", "exactly one of overlay, routed"),
         Broken(#"{"plugins": {"overlay": {"vni": 0}}}"#, "$.plugins.overlay.vni", "did you mean 1?"),
@@ -78,6 +83,13 @@ import Testing
         Broken(#"{"node": {"uplink": "a-name-that-is-too-long"}}"#, "$.node.uplink", "1 to 15 bytes"),
         Broken(#"{"node": {"name": ""}}"#, "$.node.name", "an empty string"),
         Broken(#"{"cni": {"configFile": "a/b.conflist"}}"#, "$.cni.configFile", "without \"/\""),
+        Broken("{\n  \"node\": {,}\n}", "$", "instead of a key in double quotes, line 2, column 12"),
+        Broken(#"{"node": {}, "node": {}}"#, "$", "the key \"node\" stands twice"),
+        Broken(#"{"network": {"podCIDRs": ["127.0.0.0/16"]}}"#, "$.network.podCIDRs[0]", "loopback"),
+        Broken(#"{"network": {"podCIDRs": ["::/0"]}}"#, "$.network.podCIDRs[0]", "overlaps"),
+        Broken(#"{"node": {"podCIDRs": ["10.42.0.0/31"]}}"#, "$.node.podCIDRs[0]", "too small"),
+        Broken(#"{"cni": {"networkName": "a b"}}"#, "$.cni.networkName", "a letter or digit"),
+        Broken(#"{"cni": {"configFile": ".."}}"#, "$.cni.configFile", ".conflist"),
         Broken(#"{"cluster": {"manifests": {"directory": null}}}"#, "$.cluster.manifests.directory", "null"),
     ]
 

@@ -129,7 +129,9 @@ private final class FakePlugin: Plugin {
             try await reconciler.inForce(.node("n2"), version: version)
             await #expect(throws: NotInForce.self) { try await reconciler.inForce(.node("n1"), version: version) }
             plugin.kernel.withLock { $0.refused = [] }
-            try await eventually { plugin.kernel.withLock { $0.entries.count } == 2 && reconciler.report.faults.isEmpty }
+            try await eventually {
+                plugin.kernel.withLock { $0.entries.count } == 2 && reconciler.report.faults.isEmpty
+            }
         }
     }
 

@@ -36,7 +36,8 @@ import Testing
     }
 
     @Test func jsonIsReadToo() {
-        let parsed = parse(#"{"kind": "Pod", "metadata": {"name": "p"}, "status": {"podIP": "10.42.1.2"}}"#, file: "p.json")
+        let parsed = parse(
+            #"{"kind": "Pod", "metadata": {"name": "p"}, "status": {"podIP": "10.42.1.2"}}"#, file: "p.json")
         #expect(parsed.objects.map { $0.key.description } == ["Pod/default/p"])
     }
 
@@ -46,8 +47,14 @@ import Testing
             ("kind: Node\nmetadata: {name: x}\nspec: {podCIDRs: 10.42.1.0/24}", "Node/x: spec.podCIDRs is not a list"),
             ("kind: Node\nmetadata: {labels: {a: b}}", "metadata.name is missing"),
             ("kind: Node", "metadata is missing"),
-            ("kind: Node\nmetadata: {name: x}\nstatus: {addresses: [{type: InternalIP, address: foo}]}", "status.addresses[0]"),
-            ("kind: Service\nmetadata: {name: s}\nspec: {ports: [{port: eighty}]}", "Service/s: spec.ports[0].port is not an integer"),
+            (
+                "kind: Node\nmetadata: {name: x}\nstatus: {addresses: [{type: InternalIP, address: foo}]}",
+                "status.addresses[0]"
+            ),
+            (
+                "kind: Service\nmetadata: {name: s}\nspec: {ports: [{port: eighty}]}",
+                "Service/s: spec.ports[0].port is not an integer"
+            ),
             ("kind: Pod\nmetadata: {name: p}\nstatus: {podIPs: [{ip: 10.0.0.300}]}", "10.0.0.300"),
             ("metadata: {name: x}", "no \"kind\""),
             ("kind: [", "a.yaml"),
@@ -80,7 +87,9 @@ import Testing
         spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}, {name: dns, port: 53, protocol: UDP}]}
         """
 
-    private static func pod(_ name: String, _ addresses: String, port: Int = 8080, extra: String = "", labels: String = "app: web") -> String {
+    private static func pod(
+        _ name: String, _ addresses: String, port: Int = 8080, extra: String = "", labels: String = "app: web"
+    ) -> String {
         """
         kind: Pod
         metadata: {name: \(name), namespace: shop, labels: {\(labels)}\(extra)}
@@ -115,8 +124,11 @@ import Testing
     @Test func aPodThatEndsIsServingButNotReady() throws {
         let slices = ServiceEndpoints.slices(
             for: objects(
-                [Self.service, Self.pod("a", "{ip: 10.42.1.1}", extra: ", deletionTimestamp: \"2026-01-01T00:00:00Z\"")]
-                    .joined(separator: "\n---\n")))
+                [
+                    Self.service,
+                    Self.pod("a", "{ip: 10.42.1.1}", extra: ", deletionTimestamp: \"2026-01-01T00:00:00Z\""),
+                ]
+                .joined(separator: "\n---\n")))
         let conditions = try #require(slices.first?.endpoints?.first?.conditions)
         #expect(conditions == .init(ready: false, serving: true, terminating: true))
     }
@@ -136,7 +148,8 @@ import Testing
 }
 
 @Suite struct ManifestDirectoryTests {
-    private let path = "\(FileManager.default.temporaryDirectory.path)/knetd-manifests-\(UInt64.random(in: 0...UInt64.max))"
+    private let path =
+        "\(FileManager.default.temporaryDirectory.path)/knetd-manifests-\(UInt64.random(in: 0...UInt64.max))"
 
     init() throws { try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true) }
 

@@ -46,6 +46,17 @@ public struct CIDR: Hashable, Sendable {
     }
 }
 
+extension CIDR {
+    /// What other purpose a part of the block has (RFC 6890); `nil` where it is free for hosts.
+    public var reservedFor: String? {
+        [
+            ("0.0.0.0/8", "this network"), ("127.0.0.0/8", "loopback"), ("169.254.0.0/16", "link-local addresses"),
+            ("224.0.0.0/3", "multicast and reserved addresses"), ("::/8", "loopback and mapped addresses"),
+            ("fe80::/10", "link-local addresses"), ("ff00::/8", "multicast"),
+        ].first { CIDR($0.0)?.overlaps(self) == true }.map { "\($0.0) (\($0.1))" }
+    }
+}
+
 extension CIDR: LosslessStringConvertible, CustomStringConvertible {
     /// Why a text is not a CIDR.
     public enum Fault: Error, Equatable, CustomStringConvertible {

@@ -6,7 +6,7 @@ public struct Endpoint: Hashable, Sendable, LosslessStringConvertible {
 
     public init?(_ text: String) {
         guard let colon = text.lastIndex(of: ":"), let port = Int(text[text.index(after: colon)...]),
-            (1...65535).contains(port)
+            (1...65535).contains(port), String(port) == text[text.index(after: colon)...]
         else { return nil }
         var host = text[..<colon]
         let bracketed = host.hasPrefix("[") && host.hasSuffix("]")

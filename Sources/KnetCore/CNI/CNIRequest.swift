@@ -74,6 +74,11 @@ public struct CNIRequest: Hashable, Sendable, Codable {
         if command != .version, network.isEmpty {
             throw CNIError(.invalidConfig, "the network configuration has no \"name\"")
         }
+        guard command == .version || Self.isValid(name: network) else {
+            throw CNIError(
+                .invalidConfig, "the network's name \"\(network)\" is not valid",
+                details: "a letter or digit, then letters, digits, \"_\", \".\" or \"-\"")
+        }
         var missing: [String] = []
         if command.needsContainer {
             if containerID.isEmpty { missing.append("CNI_CONTAINERID") }
@@ -86,10 +91,10 @@ public struct CNIRequest: Hashable, Sendable, Codable {
                 details: "\(command.rawValue) needs them; the container runtime sets them")
         }
         guard command.needsContainer else { return }
-        guard Self.isValid(containerID: containerID) else {
+        guard Self.isValid(name: containerID) else {
             throw CNIError(
                 .invalidEnvironment, "CNI_CONTAINERID \"\(containerID)\" is not valid",
-                details: "a letter or digit, then letters, digits, \"_\", \".\" or \"-\", \(Self.longestContainerID) in all")
+                details: "a letter or digit, then letters, digits, \"_\", \".\" or \"-\", \(Self.longestName) in all")
         }
         guard InterfaceName.isValid(interface) else {
             throw CNIError(
@@ -111,9 +116,10 @@ public struct CNIRequest: Hashable, Sendable, Codable {
         return Dictionary(pairs) { _, last in last }
     }
 
-    private static func isValid(containerID: String) -> Bool {
-        let letters = containerID.unicodeScalars
-        guard letters.count <= longestContainerID else { return false }
+    /// Whether `name` has the form that the specification asks of networks and containers.
+    static func isValid(name: String) -> Bool {
+        let letters = name.unicodeScalars
+        guard letters.count <= longestName else { return false }
         guard let first = letters.first, first.isASCII, first.properties.isAlphabetic || ("0"..."9").contains(first)
         else { return false }
         return letters.allSatisfy {
@@ -122,7 +128,7 @@ public struct CNIRequest: Hashable, Sendable, Codable {
     }
 
     /// The identity must fit an interface's alias (IFALIASZ of <linux/if.h>, 256) beside the mark and the interface.
-    private static let longestContainerID = 200
+    private static let longestName = 200
 
     private static let commandList = Command.allCases.map(\.rawValue).joined(separator: ", ")
 

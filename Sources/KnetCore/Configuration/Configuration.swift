@@ -115,8 +115,7 @@ public struct ConfigurationReader: Sendable {
         } catch {
             throw ConfigurationError([
                 .init(
-                    path: path, found: "a file that cannot be read (\(error))", allowed: "a readable JSON file",
-                    suggestion: "--config FILE")
+                    path: path, found: "a file that cannot be read", allowed: "a readable JSON file, named by --config")
             ])
         }
         return try read(data)
@@ -297,6 +296,10 @@ public struct ConfigurationReader: Sendable {
                 problems.append(
                     .init(path: path, found: "\(cidr), which overlaps \(other)", allowed: "ranges that do not overlap"))
             }
+            if let reason = cidr.reservedFor {
+                problems.append(
+                    .init(path: path, found: "\(cidr), which overlaps \(reason)", allowed: "ranges that pods can have"))
+            }
             let smallest = AddressRange.longestPrefix(cidr.family)
             if cidr.prefixLength > smallest {
                 problems.append(
@@ -307,12 +310,22 @@ public struct ConfigurationReader: Sendable {
         }
         for (index, cidr) in (configuration.node.podCIDRs ?? []).enumerated() {
             if let fault = network.fault(ofNodeRange: cidr, among: configuration.node.podCIDRs ?? []) {
-                problems.append(.init(path: "$.node.podCIDRs[\(index)]", found: "\(cidr), \(fault.found)", allowed: fault.allowed))
+                problems.append(
+                    .init(path: "$.node.podCIDRs[\(index)]", found: "\(cidr), \(fault.found)", allowed: fault.allowed))
             }
         }
-        if configuration.cni.configFile.contains("/") {
+        let file = configuration.cni.configFile
+        if file.contains("/") || file.hasPrefix(".") || !file.hasSuffix(".conflist") {
             problems.append(
-                .init(path: "$.cni.configFile", found: "a path", allowed: "a file name without \"/\""))
+                .init(
+                    path: "$.cni.configFile", found: "\"\(file)\"",
+                    allowed: "a file name without \"/\" that ends with .conflist", suggestion: "\"10-knetd.conflist\""))
+        }
+        if !CNIRequest.isValid(name: configuration.cni.networkName) {
+            problems.append(
+                .init(
+                    path: "$.cni.networkName", found: "\"\(configuration.cni.networkName)\"",
+                    allowed: "a letter or digit, then letters, digits, \"_\", \".\" or \"-\""))
         }
         return problems
     }

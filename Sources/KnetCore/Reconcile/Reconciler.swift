@@ -113,7 +113,9 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
             group.cancelAll()
         }
         isStopped = true
-        for waiter in waiters { waiter.continuation.resume(throwing: NotInForce(key: waiter.key, reason: Self.stopping)) }
+        for waiter in waiters {
+            waiter.continuation.resume(throwing: NotInForce(key: waiter.key, reason: Self.stopping))
+        }
         waiters = []
     }
 

@@ -86,6 +86,11 @@ public struct Node: ClusterObject {
         where entry.type == "InternalIP" && IPAddress(entry.address) == nil {
             return "status.addresses[\(index)]: \"\(entry.address)\" is not an IP address"
         }
+        for family in IPFamily.allCases {
+            if let address = internalIP(family), let reason = CIDR(host: address).reservedFor {
+                return "status.addresses: InternalIP \(address) is one of \(reason)"
+            }
+        }
         return nil
     }
 

@@ -43,7 +43,7 @@ public enum JSONValue: Hashable, Sendable {
         case .integer(let value): "integer \(value)"
         case .number(let value): "number \(value)"
         case .string(let value): "string \"\(value)\""
-        case .array: "an array"
+        case .array(let elements): elements.isEmpty ? "an empty list" : "a list"
         case .object: "an object"
         }
     }
@@ -85,12 +85,13 @@ extension JSONValue: Codable {
 
 extension JSONValue {
     /// Parses JSON text.
-    /// - Throws: `JSONSyntaxError` with the parser's line and column.
+    /// - Throws: `JSONSyntaxError` with line and column.
     public init(parsing data: Data) throws(JSONSyntaxError) {
+        if let fault = JSONSyntax.fault(in: data) { throw JSONSyntaxError(reason: fault) }
         do {
             self = try JSONDecoder().decode(JSONValue.self, from: data)
         } catch DecodingError.dataCorrupted(let context) {
-            throw JSONSyntaxError(reason: context.underlyingError.map(Self.reason) ?? context.debugDescription)
+            throw JSONSyntaxError(reason: context.debugDescription)
         } catch {
             throw JSONSyntaxError(reason: "\(error)")
         }
@@ -115,13 +116,6 @@ extension JSONValue {
         // Encoding fails only for NaN and infinity, which no JSON text can have brought in.
         guard let data = try? encoder.encode(self) else { return "null" }
         return String(decoding: data, as: UTF8.self)
-    }
-
-    private static func reason(_ error: any Error) -> String {
-        // The parser's own text, such as "Unexpected character '}' around line 3, column 1."
-        let text = "\(error)"
-        guard let start = text.firstRange(of: "NSDebugDescription=") else { return text }
-        return String(text[start.upperBound...].prefix { $0 != "}" && $0 != "\n" })
     }
 }
 

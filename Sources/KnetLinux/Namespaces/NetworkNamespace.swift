@@ -12,7 +12,8 @@ public final class NetworkNamespace: Sendable {
     /// Opens the namespace that is bound to `path`.
     /// - Throws: `NotANamespace` where `path` is something else.
     public convenience init(path: String) throws {
-        let descriptor = try Descriptor(opening: path)
+        // A pipe of that name must not be waited for.
+        let descriptor = try Descriptor(opening: path, O_RDONLY | O_NONBLOCK)
         guard Self.isNamespace(descriptor.number) else { throw NotANamespace(path: path) }
         self.init(descriptor)
     }

@@ -93,7 +93,9 @@ extension KernelEvent {
     init?(_ reply: NetlinkReply) {
         switch reply.type {
         case Int(RTM_NEWLINK), Int(RTM_DELLINK):
-            guard let link = Link(reply), !link.name.hasPrefix(Attachment.hostLinkPrefix) || link.kind != "veth" else { return nil }
+            guard let link = Link(reply), !link.name.hasPrefix(Attachment.hostLinkPrefix) || link.kind != "veth" else {
+                return nil
+            }
             self = .link
         case Int(RTM_NEWADDR), Int(RTM_DELADDR): self = .address
         case Int(RTM_NEWROUTE), Int(RTM_DELROUTE):
@@ -108,11 +110,14 @@ extension KernelEvent {
             self = .neighbour
         case Int(RTM_NEWNETCONF):
             // -1 is "all": NETCONFA_IFINDEX_ALL of <linux/netconf.h>.
-            guard reply.attributes(after: netconfmsg.self)[NETCONFA_IFINDEX]?.integer(Int32.self) == -1 else { return nil }
+            guard reply.attributes(after: netconfmsg.self)[NETCONFA_IFINDEX]?.integer(Int32.self) == -1 else {
+                return nil
+            }
             self = .sysctl
         case let type where type >> 8 == Int(NFNL_SUBSYS_NFTABLES):
             // The first attribute of every one of these messages is the table's name.
-            guard let table = reply.attributes(after: nfgenmsg.self)[NFTA_TABLE_NAME.rawValue]?.text, table.hasPrefix("knetd")
+            guard let table = reply.attributes(after: nfgenmsg.self)[NFTA_TABLE_NAME.rawValue]?.text,
+                table.hasPrefix("knetd")
             else { return nil }
             self = .nftables
         default: return nil

@@ -1,6 +1,6 @@
-public import KnetCore
 import CMnl
 import Glibc
+public import KnetCore
 
 /// A policy routing rule: packets with a mark look into a table of their own.
 public struct Rule: Hashable, Sendable {

@@ -109,7 +109,10 @@ public enum AgentSocket {
 
     /// Reads until the other side's end.
     /// - Returns: a descriptor that came along.
-    static func receive(_ socket: Int32, into data: inout Data, limit: Int) throws(SystemError) -> Int32? {
+    /// - Parameter deadline: by which the end must have come, however steadily bytes come.
+    static func receive(
+        _ socket: Int32, into data: inout Data, limit: Int, deadline: ContinuousClock.Instant? = nil
+    ) throws(SystemError) -> Int32? {
         var descriptor: Int32 = -1
         var buffer = [UInt8](repeating: 0, count: 1 << 16)
         while true {
@@ -123,9 +126,11 @@ public enum AgentSocket {
             }
             if count == 0 { return descriptor >= 0 ? descriptor : nil }
             data.append(contentsOf: buffer[..<count])
-            if data.count > limit {
+            let isLate = deadline.map { ContinuousClock.now > $0 } ?? false
+            if data.count > limit || isLate {
                 if descriptor >= 0 { close(descriptor) }
-                throw SystemError("receive", errno: EMSGSIZE, detail: "more than \(limit) bytes")
+                throw SystemError(
+                    "receive", errno: EMSGSIZE, detail: isLate ? "too slowly" : "more than \(limit) bytes")
             }
         }
     }
@@ -203,8 +208,10 @@ public final class AgentServer: Sendable {
         var request = Data()
         let namespace: NetworkNamespace?
         do {
-            namespace = try AgentSocket.receive(connection.number, into: &request, limit: limit)
-                .map { NetworkNamespace(Descriptor(owning: $0)) }
+            namespace = try AgentSocket.receive(
+                connection.number, into: &request, limit: limit, deadline: .now + .seconds(Self.clientSeconds)
+            )
+            .map { NetworkNamespace(Descriptor(owning: $0)) }
         } catch {
             return
         }

@@ -5,7 +5,8 @@ import Glibc
 /// Follows a directory by inotify.
 public enum DirectoryWatch {
     private static let mask = UInt32(
-        IN_CREATE | IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF | IN_ATTRIB)
+        IN_CREATE | IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF | IN_ATTRIB
+    )
     /// Milliseconds of silence that end a burst of changes: writers seldom stop after one file.
     private static let settle: Int32 = 10
     /// Milliseconds after which a burst is told even if it goes on.
@@ -42,7 +43,8 @@ public enum DirectoryWatch {
             }
             var isGone = false
             while !isGone {
-                guard wait(for: [watch.number, stop], milliseconds: -1) & 2 == 0 else { return }
+                // What a symbolic link leads to can change unheard.
+                guard wait(for: [watch.number, stop], milliseconds: 30_000) & 2 == 0 else { return }
                 let start = ContinuousClock.now
                 repeat {
                     isGone = drain(watch.number) || isGone

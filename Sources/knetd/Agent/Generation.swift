@@ -108,7 +108,8 @@ final class Generation: Sendable {
         do {
             kernel = try await blocking { [pool] in try LocalNodeReader.Kernel(pool: pool) }
         } catch {
-            logger.warning("this node's links cannot be read; trying again", metadata: ["op": "local", "reason": "\(error)"])
+            logger.warning(
+                "this node's links cannot be read; trying again", metadata: ["op": "local", "reason": "\(error)"])
             try? await Task.sleep(for: .seconds(1))
             kernelChanged()
             return
@@ -124,7 +125,8 @@ final class Generation: Sendable {
                 metadata: [
                     "node": "\(nodeName)", "op": "local",
                     "podCIDRs": "\(local.podCIDRs.map(\.description).joined(separator: ","))",
-                    "uplinks": "\(local.uplinks.values.map { "\($0.link) \($0.address)" }.sorted().joined(separator: ","))",
+                    "uplinks":
+                        "\(local.uplinks.values.map { "\($0.link) \($0.address)" }.sorted().joined(separator: ","))",
                 ])
         } catch {
             // What was known stays in force.

@@ -87,7 +87,8 @@ final class StatusServer: Sendable {
             var headers = HTTPHeaders()
             headers.add(name: "Content-Type", value: response.type)
             headers.add(name: "Content-Length", value: "\(response.text.utf8.count)")
-            let answer = HTTPResponseHead(version: head.version, status: .init(statusCode: response.status), headers: headers)
+            let answer = HTTPResponseHead(
+                version: head.version, status: .init(statusCode: response.status), headers: headers)
             context.write(wrapOutboundOut(.head(answer)), promise: nil)
             if head.method != .HEAD {
                 context.write(wrapOutboundOut(.body(.byteBuffer(ByteBuffer(string: response.text)))), promise: nil)

@@ -53,7 +53,7 @@ enum CNIMode {
     private static func answer(_ request: CNIRequest) throws(CNIError) -> JSONValue? {
         let namespace = try open(request)
         let socket = request.config["socket"]?.string ?? Defaults.socketPath
-        let seconds = request.config["timeoutSeconds"]?.integer ?? Defaults.cniTimeoutSeconds
+        let seconds = min(max(request.config["timeoutSeconds"]?.integer ?? Defaults.cniTimeoutSeconds, 1), 600)
         let reply: AgentReply
         do {
             let data = try AgentSocket.ask(
@@ -93,9 +93,11 @@ enum CNIMode {
             ? CNIError(.unavailable, reason, details: remedy) : CNIError(.tryAgainLater, reason, details: remedy)
     }
 
+    /// - Returns: 0, or 1 where the runtime did not get all of it and must not take the request for done.
     private static func print(_ value: JSONValue?) -> Int32 {
-        if let value { Swift.print(value.text()) }
-        return 0
+        guard let value else { return 0 }
+        let bytes = Array((value.text() + "\n").utf8)
+        return write(STDOUT_FILENO, bytes, bytes.count) == bytes.count ? 0 : 1
     }
 }
 

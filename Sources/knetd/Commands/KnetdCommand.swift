@@ -66,6 +66,8 @@ struct RunCommand: AsyncParsableCommand {
     @OptionGroup var config: ConfigOption
 
     func run() async throws {
+        // Until the daemon listens for it, a request to reload must not end it.
+        signal(SIGHUP, SIG_IGN)
         let configuration = try config.load()
         LoggingSystem.bootstrap(StreamLogHandler.standardError)
         var logger = Logger(label: "knetd")

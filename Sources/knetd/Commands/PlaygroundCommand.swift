@@ -10,7 +10,7 @@ struct PlaygroundCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "playground",
         abstract: "Several nodes with pods on this machine, as network namespaces; needs root, no containers.",
-        subcommands: [Up.self, Status.self, Exec.self, PodCommand.self, Down.self, Demo.self])
+        subcommands: [Up.self, Status.self, Exec.self, PodCommand.self, Down.self, Demo.self, Bench.self])
 
     struct NameOption: ParsableArguments {
         @Option(help: "The playground's name.") var name = "default"
@@ -112,6 +112,21 @@ struct PlaygroundCommand: ParsableCommand {
         @OptionGroup var name: NameOption
 
         func run() throws { try name.open().down() }
+    }
+
+    struct Bench: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Time CNI ADD and DEL beside the reference plugins, in the same run.")
+        @Option(help: "How many pods each attaches, one after the other.") var pods = 50
+
+        func run() throws {
+            var options = Playground.Options()
+            options.name = "bench-\(getpid())"
+            options.nodes = 1
+            let playground = try Playground.up(options, executable: NameOption.executable)
+            defer { playground.down() }
+            print(try CNIBenchmark(playground, pods: pods).text)
+        }
     }
 
     struct Demo: ParsableCommand {

@@ -50,9 +50,10 @@ import Testing
                 "neighbour fd42:0:0:2:: at \(Overlay.derivedMAC(node: "peer", .v4)) on knetd.1",
                 "route fd42:0:0:2::/64 via fd42:0:0:2:: dev knetd.1 onlink",
             ])
-        #expect(text(overlay.entries(local: local)) == [
-            "VXLAN device knetd.1", "address 10.42.1.0/32 on knetd.1", "address fd42:0:0:1::/128 on knetd.1",
-        ])
+        #expect(
+            text(overlay.entries(local: local)) == [
+                "VXLAN device knetd.1", "address 10.42.1.0/32 on knetd.1", "address fd42:0:0:1::/128 on knetd.1",
+            ])
     }
 
     @Test func theMTUFollowsTheUplinkAndTheOuterFamily() {

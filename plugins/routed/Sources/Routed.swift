@@ -35,14 +35,16 @@ public struct Routed: Dataplane {
         let family = range.family
         guard let uplink = local.uplinks[family] else {
             throw UnreachablePeer(
-                "this node has no \(family) uplink; set node.uplink or give its Node an \(family) InternalIP that it has")
+                "this node has no \(family) uplink; set node.uplink or give its Node an \(family) InternalIP that it has"
+            )
         }
         guard let gateway = peer.internalIP(family) else {
             throw UnreachablePeer("the Node has no \(family) InternalIP; add it to status.addresses")
         }
         guard uplink.subnet.contains(gateway) else {
             throw UnreachablePeer(
-                "its address \(gateway) is not on this node's subnet \(uplink.subnet); use the overlay plugin between subnets")
+                "its address \(gateway) is not on this node's subnet \(uplink.subnet); use the overlay plugin between subnets"
+            )
         }
         return NetworkRoute(to: range, via: gateway, link: uplink.link)
     }
