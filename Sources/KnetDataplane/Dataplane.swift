@@ -30,6 +30,7 @@ public struct DataplanePlugin: Plugin {
     public let dataplane: any Dataplane
     private let network: Configuration.Network
     private let kernel: NetworkKernel
+    private let conflicts = RangeConflicts()
 
     public init(_ dataplane: any Dataplane, network: Configuration.Network, kernel: NetworkKernel) {
         self.dataplane = dataplane
@@ -39,9 +40,13 @@ public struct DataplanePlugin: Plugin {
 
     public var name: String { dataplane.name }
 
-    /// Every peer's entries depend on this node's own addresses and devices.
+    /// Every peer's entries depend on this node's own addresses and devices, and on who else claims the peer's ranges.
     public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {
-        keys.contains(.local) ? keys.union(state.nodes.keys) : keys
+        if keys.contains(.local) { return keys.union(state.nodes.keys) }
+        guard keys.contains(where: { $0.kind == .node }) else { return keys }
+        let before = conflicts.lastLosers
+        let now = conflicts.losers(in: state)
+        return keys.union(before.keys.filter { now[$0] != before[$0] }).union(now.keys.filter { now[$0] != before[$0] })
     }
 
     public func entries(for key: ObjectKey, in state: ClusterState) throws -> [NetworkEntry] {
@@ -55,6 +60,9 @@ public struct DataplanePlugin: Plugin {
                 return []
             }
             try check(node, local: local)
+            if let loser = conflicts.losers(in: state)[key] {
+                throw UnreachablePeer("its range \(loser.range) conflicts with \(loser.winner), which stays in force")
+            }
             return try dataplane.entries(peer: node, local: local)
         default: return []
         }

@@ -71,8 +71,12 @@ public enum ChildProcess {
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
-        // POSIX_SPAWN_SETSID of <spawn.h>.
-        posix_spawnattr_setflags(&attributes, newSession ? 0x80 : 0)
+        // Signals that this process ignores are not to be ignored by others.
+        var all = sigset_t()
+        sigfillset(&all)
+        posix_spawnattr_setsigdefault(&attributes, &all)
+        // POSIX_SPAWN_SETSIGDEF and POSIX_SPAWN_SETSID of <spawn.h>.
+        posix_spawnattr_setflags(&attributes, newSession ? 0x84 : 0x04)
         let own = currentEnvironment().merging(environment) { $1 }
         let argv = ([executable] + arguments).map { strdup($0) } + [nil]
         let envp = own.map { strdup("\($0)=\($1)") } + [nil]

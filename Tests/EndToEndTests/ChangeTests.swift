@@ -82,13 +82,19 @@ import Testing
         }
     }
 
-    @Test func ofTwoNodesWithOneRangeTheFirstByNameCountsAndTheOtherIsReported() throws {
+    @Test(arguments: ["10.42.9.0/24", "10.42.9.128/25", "10.42.8.0/23"])
+    func ofTwoNodesWhoseRangesOverlapTheFirstByNameCountsAndTheOtherIsReported(second: String) throws {
         try withPlayground { playground in
-            try playground.writeNode("node8", host: 98, podCIDRs: ranges(9))
-            try playground.writeNode("node9", host: 99, podCIDRs: ranges(9))
+            let node = try playground.namespace("node1")
+            try playground.writeNode("node8", host: 98, podCIDRs: [try #require(CIDR("10.42.9.0/24"))])
+            try playground.writeNode("node9", host: 99, podCIDRs: [try #require(CIDR(second))])
             try eventually { try playground.status(of: "node1").text().contains("conflicts with Node/node8") }
-            #expect(
-                try shell("bridge fdb show dev knetd.1", in: playground.namespace("node1")).contains("192.168.77.98"))
+            #expect(try shell("bridge fdb show dev knetd.1", in: node).contains("192.168.77.98"))
+            #expect(try !shell("bridge fdb show dev knetd.1", in: node).contains("192.168.77.99"))
+            // With the first one gone, the other has its way.
+            unlink("\(playground.manifests)/node8.yaml")
+            try eventually { try shell("bridge fdb show dev knetd.1", in: node).contains("192.168.77.99") }
+            #expect(try playground.status(of: "node1")["plugins"]?.array?.first?["faults"] == [])
         }
     }
 

@@ -1,5 +1,6 @@
 import ArgumentParser
 import CMnl
+import Dispatch
 import FoundationEssentials
 import Glibc
 import KnetCore
@@ -123,9 +124,7 @@ struct PlaygroundCommand: ParsableCommand {
             var options = Playground.Options()
             options.name = "bench-\(getpid())"
             options.nodes = 1
-            let playground = try Playground.up(options, executable: NameOption.executable)
-            defer { playground.down() }
-            print(try CNIBenchmark(playground, pods: pods).text)
+            print(try withPlayground(options) { try CNIBenchmark($0, pods: pods).text })
         }
     }
 
@@ -148,17 +147,17 @@ struct PlaygroundCommand: ParsableCommand {
             options.name = "demo-\(getpid())"
             options.configuration = ["plugins": [dataplane: [:]]]
             let start = ContinuousClock.now
-            let playground = try Playground.up(options, executable: NameOption.executable)
-            defer { playground.down() }
-            for pod in 1...6 { try playground.addPod("pod\(pod)", node: "node\((pod + 1) / 2)") }
-            let milliseconds = Int((ContinuousClock.now - start) / .milliseconds(1))
-            let mtu = Self.pathMTU(dataplane, uplink: options.mtu)
-            let report = try ConnectivityReport(playground, mtu: mtu)
-            print(
-                "\(dataplane): 3 nodes and 6 pods up in \(milliseconds) ms, path MTU \(mtu[.v4] ?? 0) IPv4, \(mtu[.v6] ?? 0) IPv6"
-            )
-            print(report.text + "\n")
-            return report.failures.map { "\(dataplane): \($0)" }
+            return try withPlayground(options) { playground in
+                for pod in 1...6 { try playground.addPod("pod\(pod)", node: "node\((pod + 1) / 2)") }
+                let milliseconds = Int((ContinuousClock.now - start) / .milliseconds(1))
+                let mtu = Self.pathMTU(dataplane, uplink: options.mtu)
+                let report = try ConnectivityReport(playground, mtu: mtu)
+                print(
+                    "\(dataplane): 3 nodes and 6 pods up in \(milliseconds) ms, path MTU \(mtu[.v4] ?? 0) IPv4, \(mtu[.v6] ?? 0) IPv6"
+                )
+                print(report.text + "\n")
+                return report.failures.map { "\(dataplane): \($0)" }
+            }
         }
 
         /// What pods must see of a path over an uplink: VXLAN takes 50 bytes over IPv4 and 70 over IPv6.
@@ -166,4 +165,28 @@ struct PlaygroundCommand: ParsableCommand {
             dataplane == "overlay" ? [.v4: uplink - 50, .v6: uplink - 70] : [.v4: uplink, .v6: uplink]
         }
     }
+}
+
+/// A playground that goes down however the command ends, by Ctrl-C too.
+private func withPlayground<Result>(
+    _ options: Playground.Options, _ body: (Playground) throws -> Result
+) throws -> Result {
+    let playground = try Playground.up(options, executable: PlaygroundCommand.NameOption.executable)
+    // The handler ends the process: nobody else uses the playground after it.
+    nonisolated(unsafe) let abandoned = playground
+    let sources = [SIGINT, SIGTERM].map { number in
+        signal(number, SIG_IGN)
+        let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
+        source.setEventHandler {
+            abandoned.down()
+            exit(128 + number)
+        }
+        source.resume()
+        return source
+    }
+    defer {
+        for source in sources { source.cancel() }
+        playground.down()
+    }
+    return try body(playground)
 }
