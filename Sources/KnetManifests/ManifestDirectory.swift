@@ -59,7 +59,7 @@ struct ManifestDirectory {
     /// - Parameter known: what the file held before, which stays where it cannot be read now.
     private func read(_ name: String, known: ParsedManifest?) -> ParsedManifest {
         do {
-            return ManifestParser.parse(try Data(contentsOf: URL(fileURLWithPath: "\(path)/\(name)")), file: name)
+            return ManifestParser.parse(try contents(ofFile: "\(path)/\(name)"), file: name)
         } catch {
             let fault = ManifestFault(place: name, reason: "cannot be read: \(error)")
             return ParsedManifest(objects: known?.objects ?? [], faults: [fault])

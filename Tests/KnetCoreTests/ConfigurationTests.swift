@@ -110,6 +110,7 @@ import Testing
     @Test func aFileThatIsNotThereIsNamed() throws {
         let error = try #require(throws: ConfigurationError.self) { try Self.reader.read(path: "/nowhere/knetd.json") }
         #expect(error.problems[0].path == "/nowhere/knetd.json")
+        #expect(error.problems[0].found.contains("No such file or directory"))
     }
 
     @Test func withoutADataplaneInTheBuildNoneIsAskedFor() throws {

@@ -111,11 +111,12 @@ public struct ConfigurationReader: Sendable {
     public func read(path: String) throws(ConfigurationError) -> Configuration {
         let data: Data
         do {
-            data = try Data(contentsOf: URL(fileURLWithPath: path))
+            data = try contents(ofFile: path)
         } catch {
             throw ConfigurationError([
                 .init(
-                    path: path, found: "a file that cannot be read", allowed: "a readable JSON file, named by --config")
+                    path: path, found: "a file that cannot be read (\(error))",
+                    allowed: "a readable JSON file, named by --config")
             ])
         }
         return try read(data)
