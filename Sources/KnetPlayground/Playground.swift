@@ -243,7 +243,10 @@ public final class Playground {
 
     /// What the runtime gives the plugin on standard input.
     public func networkConfiguration(_ node: String) -> JSONValue {
-        ["cniVersion": "1.1.0", "name": "playground", "type": "knetd", "socket": .string(socketPath(node))]
+        [
+            "cniVersion": "1.1.0", "name": "playground", "type": "knetd", "socket": .string(socketPath(node)),
+            "stateDirectory": .string("\(directory)/\(node)/state"),
+        ]
     }
 
     // MARK: Namespaces

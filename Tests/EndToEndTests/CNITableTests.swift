@@ -153,6 +153,25 @@ import Testing
         }
     }
 
+    @Test func delWhileTheDaemonIsDownIsDoneWhenItIsBack() throws {
+        try withPlayground { playground in
+            let cni = CNIRun(playground: playground)
+            for name in ["a", "b"] { _ = try cni("ADD", pod: pod(name, playground)) }
+            try playground.stopDaemon("node1", signal: SIGKILL)
+            for name in ["a", "a", "b"] { #expect(try cni("DEL", pod: name).status == 0) }
+            try playground.startDaemon("node1")
+            try playground.waitUntilReady("node1")
+            // A new pod of an old name waits for nothing that was queued for the old one.
+            #expect(try cni("ADD", pod: "b").json["ips"]?.array?.first?["address"] == "10.42.1.3/32")
+            try eventually { try allocations(playground) == 1 }
+            #expect(try !shell("ip link", in: playground.namespace("a")).contains("eth0"))
+            #expect(
+                try FileManager.default.contentsOfDirectory(atPath: "\(playground.directory)/node1/state/pending-del")
+                    .isEmpty)
+            try Prober(playground.namespace("b")).ping(#require(playground.address(of: "node1", .v4)))
+        }
+    }
+
     @Test func checkSeesWhatWasChanged() throws {
         try withPlayground { playground in
             var cni = CNIRun(playground: playground)

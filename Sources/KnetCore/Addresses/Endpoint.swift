@@ -19,20 +19,8 @@ public struct Endpoint: Hashable, Sendable, LosslessStringConvertible {
     public var description: String { address.family == .v6 ? "[\(address)]:\(port)" : "\(address):\(port)" }
 }
 
-extension Endpoint: Codable {
-    public init(from decoder: any Decoder) throws {
-        let container = try decoder.singleValueContainer()
-        let text = try container.decode(String.self)
-        guard let endpoint = Endpoint(text) else {
-            throw DecodingError.dataCorruptedError(in: container, debugDescription: "\"\(text)\" is not address:port")
-        }
-        self = endpoint
-    }
-
-    public func encode(to encoder: any Encoder) throws {
-        var container = encoder.singleValueContainer()
-        try container.encode(description)
-    }
+extension Endpoint: TextCodable {
+    public static let title = "address:port"
 }
 
 /// The kernel's rules for the name of a network interface (`dev_valid_name` in net/core/dev.c).

@@ -111,18 +111,6 @@ extension IPAddress: Comparable {
     public static func < (a: IPAddress, b: IPAddress) -> Bool { (a.family, a.number) < (b.family, b.number) }
 }
 
-extension IPAddress: Codable {
-    public init(from decoder: any Decoder) throws {
-        let container = try decoder.singleValueContainer()
-        let text = try container.decode(String.self)
-        guard let address = IPAddress(text) else {
-            throw DecodingError.dataCorruptedError(in: container, debugDescription: "\"\(text)\" is not an IP address")
-        }
-        self = address
-    }
-
-    public func encode(to encoder: any Encoder) throws {
-        var container = encoder.singleValueContainer()
-        try container.encode(description)
-    }
+extension IPAddress: TextCodable {
+    public static let title = "an IP address"
 }

@@ -37,20 +37,8 @@ extension MACAddress: LosslessStringConvertible, CustomStringConvertible {
     }
 }
 
-extension MACAddress: Codable {
-    public init(from decoder: any Decoder) throws {
-        let container = try decoder.singleValueContainer()
-        let text = try container.decode(String.self)
-        guard let address = MACAddress(text) else {
-            throw DecodingError.dataCorruptedError(in: container, debugDescription: "\"\(text)\" is not a MAC address")
-        }
-        self = address
-    }
-
-    public func encode(to encoder: any Encoder) throws {
-        var container = encoder.singleValueContainer()
-        try container.encode(description)
-    }
+extension MACAddress: TextCodable {
+    public static let title = "a MAC address"
 }
 
 /// FNV-1a of 64 bits with MurmurHash3's finalizer: the same on every machine and in every release, unlike `Hasher`.

@@ -36,29 +36,30 @@ public final class AllocationStore: Sendable {
         }
     }
 
-    /// Records `request` with one address of each range. Addresses rotate: first those never used, then the one that
+    /// Records `attachment` with one address of each range. Addresses rotate: first those never used, then the one that
     /// has been free for longest.
     /// - Throws: `RangeExhausted`; nothing is recorded then.
-    public func reserve(_ request: AttachmentRequest, from ranges: [AddressRange]) throws -> Attachment {
+    public func reserve(_ attachment: Attachment, from ranges: [AddressRange]) throws -> Attachment {
         try database.write { database in
-            var addresses: [IPAddress] = []
+            var attachment = attachment
+            let id = attachment.id
             try database.execute(
                 sql: """
                     INSERT INTO attachment (containerID, interface, network, podNamespace, podName, namespacePath,
                         namespaceCookie, complete) VALUES (?, ?, ?, ?, ?, ?, ?, 0)
                     """,
                 arguments: [
-                    request.id.containerID, request.id.interface, request.network, request.podNamespace,
-                    request.podName, request.namespacePath, Int64(bitPattern: request.namespaceCookie),
+                    id.containerID, id.interface, attachment.network, attachment.podNamespace, attachment.podName,
+                    attachment.namespacePath, Int64(bitPattern: attachment.namespaceCookie),
                 ])
             for range in ranges {
                 let address = try Self.takeAddress(of: range, in: database)
                 try database.execute(
                     sql: "INSERT INTO address (address, containerID, interface) VALUES (?, ?, ?)",
-                    arguments: [address.description, request.id.containerID, request.id.interface])
-                addresses.append(address)
+                    arguments: [address.description, id.containerID, id.interface])
+                attachment.addresses.append(address)
             }
-            return request.attachment(addresses: addresses)
+            return attachment
         }
     }
 
@@ -72,21 +73,25 @@ public final class AllocationStore: Sendable {
     }
 
     /// Forgets the attachment and frees its addresses; one that is not there is no error.
-    public func release(_ id: AttachmentID, ranges: [AddressRange]) throws {
+    public func release(_ id: AttachmentID) throws {
         try database.write { database in
-            let freed = try String.fetchAll(
-                database, sql: "SELECT address FROM address WHERE containerID = ? AND interface = ?",
-                arguments: [id.containerID, id.interface])
-            for text in freed {
-                guard let address = IPAddress(text) else { continue }
-                guard ranges.contains(where: { $0.cidr.contains(address) }) else { continue }
-                try database.execute(sql: "INSERT OR REPLACE INTO released (address) VALUES (?)", arguments: [text])
-            }
+            let owner: StatementArguments = [id.containerID, id.interface]
             try database.execute(
-                sql: "DELETE FROM attachment WHERE containerID = ? AND interface = ?",
-                arguments: [id.containerID, id.interface])
+                sql: """
+                    INSERT OR REPLACE INTO released (address)
+                    SELECT address FROM address WHERE containerID = ? AND interface = ?
+                    """, arguments: owner)
+            try database.execute(
+                sql: "DELETE FROM attachment WHERE containerID = ? AND interface = ?", arguments: owner)
+            // A range of IPv6 is never used up, and what it gave back would pile up for ever.
+            try database.execute(
+                sql: "DELETE FROM released WHERE sequence <= (SELECT max(sequence) FROM released) - ?",
+                arguments: [Self.mostReleased])
         }
     }
+
+    /// Freed addresses that are remembered, the last ones: as many as an IPv4 /16 has.
+    private static let mostReleased = 65_536
 
     public func attachment(_ id: AttachmentID) throws -> Attachment? {
         try database.read { database in
@@ -183,33 +188,5 @@ public final class AllocationStore: Sendable {
                     """)
         }
         return migrator
-    }
-}
-
-/// What CNI ADD asks the store for.
-public struct AttachmentRequest: Sendable {
-    public let id: AttachmentID
-    public let network: String
-    public let podNamespace: String?
-    public let podName: String?
-    public let namespacePath: String
-    public let namespaceCookie: UInt64
-
-    public init(
-        id: AttachmentID, network: String, podNamespace: String?, podName: String?, namespacePath: String,
-        namespaceCookie: UInt64
-    ) {
-        self.id = id
-        self.network = network
-        self.podNamespace = podNamespace
-        self.podName = podName
-        self.namespacePath = namespacePath
-        self.namespaceCookie = namespaceCookie
-    }
-
-    func attachment(addresses: [IPAddress]) -> Attachment {
-        Attachment(
-            id: id, network: network, podNamespace: podNamespace, podName: podName, namespacePath: namespacePath,
-            namespaceCookie: namespaceCookie, addresses: addresses)
     }
 }

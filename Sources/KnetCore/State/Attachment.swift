@@ -1,5 +1,5 @@
 /// One interface of one container, as the CNI specification identifies it.
-public struct AttachmentID: Hashable, Sendable, CustomStringConvertible {
+public struct AttachmentID: Hashable, Sendable, Codable, CustomStringConvertible {
     public let containerID: String
     /// The interface's name inside the pod.
     public let interface: String
@@ -24,13 +24,14 @@ public struct Attachment: Hashable, Sendable {
     public let namespacePath: String
     /// The kernel's identity of that namespace, never used twice in one boot (`SO_NETNS_COOKIE`).
     public let namespaceCookie: UInt64
-    public let addresses: [IPAddress]
+    /// Given by the store.
+    public var addresses: [IPAddress]
     /// Whether ADD was answered; what is not complete is undone.
     public var isComplete: Bool
 
     public init(
         id: AttachmentID, network: String, podNamespace: String?, podName: String?, namespacePath: String,
-        namespaceCookie: UInt64, addresses: [IPAddress], isComplete: Bool = false
+        namespaceCookie: UInt64, addresses: [IPAddress] = [], isComplete: Bool = false
     ) {
         self.id = id
         self.network = network

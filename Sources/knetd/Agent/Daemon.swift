@@ -40,7 +40,9 @@ final class Daemon: ServiceLifecycle.Service {
         lock = try StateLock(directory: configuration.agent.stateDirectory)
         allocations = try AllocationStore(path: configuration.agent.storePath, bootID: BootID.current())
         kernel = NetworkKernel(pool: pool, nftables: try Nftables())
-        attacher = PodAttacher(allocations: allocations, pool: pool, metrics: metrics, logger: logger)
+        attacher = PodAttacher(
+            allocations: allocations, queue: DelQueue(stateDirectory: configuration.agent.stateDirectory), pool: pool,
+            metrics: metrics, logger: logger)
         current = Mutex(
             try Self.generation(configuration, allocations: allocations, pool: pool, kernel: kernel, logger: logger))
         if allocations.voidedByReboot > 0 {

@@ -12,10 +12,14 @@ final class PodAttacher: Sendable {
     private let pool: NetlinkPool
     private let metrics: CNIMetrics
     private let logger: Logger
+    private let queue: DelQueue
     /// Attachments that a request is working on.
     private let busy = Mutex<Set<AttachmentID>>([])
 
-    init(allocations: AllocationStore, pool: NetlinkPool, metrics: CNIMetrics, logger: Logger) {
+    init(
+        allocations: AllocationStore, queue: DelQueue, pool: NetlinkPool, metrics: CNIMetrics, logger: Logger
+    ) {
+        self.queue = queue
         self.allocations = allocations
         self.pool = pool
         self.metrics = metrics
@@ -95,7 +99,7 @@ final class PodAttacher: Sendable {
             uniqueKeysWithValues: local.podCIDRs.map { ($0.family, dataplane.podMTU($0.family, local: local)) })
         let attachment = try await blocking { [allocations] in
             try allocations.reserve(
-                AttachmentRequest(
+                Attachment(
                     id: request.id, network: request.network, podNamespace: request.arguments["K8S_POD_NAMESPACE"],
                     podName: request.arguments["K8S_POD_NAME"], namespacePath: request.namespacePath,
                     namespaceCookie: cookie), from: local.podCIDRs.map(AddressRange.init))
@@ -127,8 +131,8 @@ final class PodAttacher: Sendable {
                 (try? NetlinkSocket.index(of: Attachment.hostLink(of: request.id))) != nil
             )
         }
-        guard let earlier else {
-            if isLinked { try await detach(request.id, in: generation) }
+        guard let earlier, !queue.contains(request.id) else {
+            if isLinked || earlier != nil { try await detach(request.id, in: generation) }
             return
         }
         guard !(earlier.isComplete && isLinked && earlier.namespaceCookie == cookie) else {
@@ -169,11 +173,11 @@ final class PodAttacher: Sendable {
         let version = generation.state.update([key]) { $0.remove(key) }
         // Every plugin has let go before the link goes, so that nothing of the old pod can meet a new one of its name.
         for reconciler in generation.reconcilers { try? await reconciler.inForce(key, version: version) }
-        let ranges = (generation.state.current.local?.podCIDRs ?? []).map(AddressRange.init)
         try await blocking { [pool, allocations] in
             try PodLink.remove(id, pool: pool)
-            try allocations.release(id, ranges: ranges)
+            try allocations.release(id)
         }
+        queue.remove(id)
         logger.info("pod detached", metadata: ["op": "DEL", "container": "\(id)"])
     }
 
@@ -194,9 +198,15 @@ final class PodAttacher: Sendable {
         }
     }
 
-    /// Frees what a reboot, a kill or a lost DEL left behind: attachments that were never answered, and those whose
-    /// namespace and link are both gone.
+    /// Frees what a reboot, a kill or a lost DEL left behind: what a DEL was queued for, attachments that were never
+    /// answered, and those whose namespace and link are both gone.
     func sweep(in generation: Generation) async {
+        for id in queue.pending {
+            try? await claim(id) {
+                guard self.queue.contains(id) else { return }
+                try await self.detach(id, in: generation)
+            }
+        }
         guard let all = try? await blocking({ [allocations] in try allocations.attachments() }) else { return }
         for attachment in all {
             try? await claim(attachment.id) { try await self.detachIfStale(attachment.id, in: generation) }

@@ -60,6 +60,8 @@ enum CNIMode {
                 socket, JSONEncoder().encode(AgentRequest.cni(request)), descriptor: namespace?.number,
                 seconds: seconds)
             reply = try JSONDecoder().decode(AgentReply.self, from: data)
+        } catch AgentSocket.Fault.absent(_, let error) where request.command == .del {
+            return try postpone(request, because: error)
         } catch let fault as AgentSocket.Fault {
             throw unavailable(request, "\(fault)")
         } catch {
@@ -69,6 +71,17 @@ enum CNIMode {
         throw CNIError(
             reply.body?["code"]?.integer.flatMap(CNIError.Code.init) ?? .inputOutput,
             reply.body?["msg"]?.string ?? "the daemon gave no reason", details: reply.body?["details"]?.string ?? "")
+    }
+
+    /// Leaves a DEL for the daemon to do when it is back.
+    private static func postpone(_ request: CNIRequest, because error: SystemError) throws(CNIError) -> JSONValue? {
+        do {
+            let directory = request.config["stateDirectory"]?.string ?? Defaults.stateDirectory
+            try DelQueue(stateDirectory: directory).add(request.id)
+            return nil
+        } catch let failure {
+            throw unavailable(request, "\(error), and the DEL could not be queued: \(failure)")
+        }
     }
 
     /// DEL must succeed when the namespace is gone; ADD and CHECK must not begin without one.
@@ -105,5 +118,6 @@ enum CNIMode {
 enum Defaults {
     static let configPath = "/etc/knetd/knetd.json"
     static let socketPath = "/run/knetd/knetd.sock"
+    static let stateDirectory = "/var/lib/knetd"
     static let cniTimeoutSeconds = 30
 }

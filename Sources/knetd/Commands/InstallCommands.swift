@@ -22,6 +22,7 @@ struct CNIInstallation {
             "plugins": [
                 [
                     "type": "knetd", "socket": .string(configuration.agent.socketPath),
+                    "stateDirectory": .string(configuration.agent.stateDirectory),
                     "timeoutSeconds": .integer(configuration.cni.timeoutSeconds),
                 ]
             ],
