@@ -152,6 +152,11 @@ extension String {
             }
             let json = try JSONValue(parsing: Data(knetd("status", "--json", "--config", path).output.utf8))
             #expect(json["ready"] == true && json["peers"]?.array?.count == 1)
+            var check = CNIRun(playground: playground)
+            check.extra["prevResult"] = [:]
+            _ = try check("CHECK", pod: "a")
+            let after = try knetd("status", "--config", path).output
+            #expect(after.contains("CHECK test-a/eth0  container test-a has no interface eth0 of knetd's"), "\(after)")
             try playground.stopDaemon("node1")
             let down = try knetd("status", "--config", path)
             #expect(down.status == 1 && down.errors.contains("systemctl start knetd"))
@@ -220,7 +225,7 @@ extension String {
         try withPlayground(nodes: 2) { playground in
             try playground.addPod("a", node: "node1")
             let peer = try playground.addPod("b", node: "node2")
-            let prober = Prober(try playground.namespace("a"), milliseconds: 500)
+            let prober = Prober(try playground.namespace("a"), milliseconds: 1000)
             try playground.stopDaemon("node1", signal: signal)
             for address in peer { try prober.ping(address) }
             try playground.startDaemon("node1")

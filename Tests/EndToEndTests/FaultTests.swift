@@ -13,7 +13,7 @@ import Testing
         try withPlayground(nodes: 2) { playground in
             try playground.addPod("a", node: "node1")
             let peer = try playground.addPod("b", node: "node2")
-            let prober = Prober(try playground.namespace("a"), milliseconds: 300)
+            let prober = Prober(try playground.namespace("a"), milliseconds: 1000)
             for _ in 0..<20 {
                 kill(playground.process(of: "node1"), SIGHUP)
                 for _ in 0..<5 { for address in peer { try prober.ping(address) } }

@@ -224,5 +224,7 @@ public final class AgentServer: Sendable {
         }
         done.wait()
         try? AgentSocket.send(connection.number, reply)
+        // The client waits for the end, which closing would bring only after all else here is torn down.
+        shutdown(connection.number, Int32(SHUT_WR))
     }
 }

@@ -155,8 +155,10 @@ final class Daemon: ServiceLifecycle.Service {
 
     /// Tells systemd as soon as pods can be attached.
     private func tellReadiness() async {
+        var pause = Duration.milliseconds(10)
         while !Task.isCancelled, !generation.obstacles.isEmpty {
-            try? await Task.sleep(for: .milliseconds(20))
+            try? await Task.sleep(for: pause)
+            pause = min(pause * 2, .milliseconds(500))
         }
         if Task.isCancelled { return }
         Systemd.notify("READY=1")
@@ -189,7 +191,8 @@ final class Daemon: ServiceLifecycle.Service {
 
     private func status() throws -> StatusReport {
         try StatusReport(
-            generation: generation, attachments: allocations.attachments(), reloadFault: reloadFault.withLock { $0 })
+            generation: generation, attachments: allocations.attachments(), failures: metrics.failures,
+            reloadFault: reloadFault.withLock { $0 })
     }
 
     private func respond(to path: String) -> StatusServer.Response {
@@ -203,7 +206,7 @@ final class Daemon: ServiceLifecycle.Service {
         case "/metrics":
             guard let report = try? status() else { return .init(status: 500, text: "the store cannot be read\n") }
             return .init(
-                status: 200, text: MetricsPage.text(report, generation: generation, cni: metrics.snapshot),
+                status: 200, text: MetricsPage.text(report, generation: generation, cni: metrics.figures),
                 type: "text/plain; version=0.0.4")
         default: return .init(status: 404, text: "/healthz, /readyz or /metrics\n")
         }

@@ -28,25 +28,24 @@ final class PodAttacher: Sendable {
 
     func handle(_ request: CNIRequest, namespace: NetworkNamespace?, in generation: Generation) async -> AgentReply {
         let start = ContinuousClock.now
-        let reply: AgentReply
+        func finish(_ body: JSONValue?, _ error: CNIError?) -> AgentReply {
+            metrics.record(request, seconds: (ContinuousClock.now - start) / .seconds(1), error: error)
+            return AgentReply(succeeded: error == nil, body: body)
+        }
         do {
-            reply = AgentReply(
-                succeeded: true,
-                body: try await exclusively(request) {
-                    try await self.perform(request, namespace: namespace, in: generation)
-                })
+            let body = try await exclusively(request) {
+                try await self.perform(request, namespace: namespace, in: generation)
+            }
+            return finish(body, nil)
         } catch {
             let error = Self.cniError(error)
-            reply = AgentReply(succeeded: false, body: error.json(version: request.version))
             logger.warning(
                 "CNI request failed",
                 metadata: [
                     "op": "\(request.command.rawValue)", "container": "\(request.id)", "reason": "\(error)",
                 ])
+            return finish(error.json(version: request.version), error)
         }
-        metrics.record(
-            request.command, seconds: (ContinuousClock.now - start) / .seconds(1), succeeded: reply.succeeded)
-        return reply
     }
 
     private func perform(
@@ -262,13 +261,20 @@ final class PodAttacher: Sendable {
         [.add, .del, .check].contains(request.command) ? try await claim(request.id, body) : try await body()
     }
 
+    /// Runs `body` when nobody else works on the attachment, which a sweep may do for a moment.
     private func claim<Result>(_ id: AttachmentID, _ body: () async throws -> Result) async throws -> Result {
-        guard busy.withLock({ $0.insert(id).inserted }) else {
-            throw CNIError(.tryAgainLater, "another request for container \(id.containerID) is under way")
+        let deadline = ContinuousClock.now + Self.patience
+        while !busy.withLock({ $0.insert(id).inserted }) {
+            guard ContinuousClock.now < deadline else {
+                throw CNIError(.tryAgainLater, "another request for container \(id.containerID) is under way")
+            }
+            try await Task.sleep(for: .milliseconds(5))
         }
         defer { busy.withLock { _ = $0.remove(id) } }
         return try await body()
     }
+
+    private static let patience = Duration.seconds(2)
 
     private static func cniError(_ error: any Error) -> CNIError {
         switch error {

@@ -47,8 +47,11 @@ struct StatusReport: Codable {
     /// Documents of the manifests that are skipped.
     let manifestFaults: [String]
     let reloadFault: String?
+    /// The last CNI requests that failed, oldest first.
+    let failures: [CNIMetrics.Failure]
 
-    init(generation: Generation, attachments: [Attachment], reloadFault: String?) {
+    init(generation: Generation, attachments: [Attachment], failures: [CNIMetrics.Failure], reloadFault: String?) {
+        self.failures = failures
         let state = generation.state.current
         let reports = generation.reconcilers.map { ($0.name, $0.report) }
         version = Version.current
@@ -106,6 +109,7 @@ struct StatusReport: Codable {
         lines += allocations.map {
             "pod      \($0.pod)  \($0.interface)  \($0.addresses.map(\.description).joined(separator: " "))  \($0.link)"
         }
+        lines += failures.map { "failed   \($0.time)  \($0.command) \($0.container)  \($0.reason)" }
         return lines.joined(separator: "\n")
     }
 }
