@@ -7,7 +7,7 @@ SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
 # Needed to build; needed by tests and demo to look at the kernel with eyes other than ours.
 BUILD_PACKAGES := libmnl-dev libnftables-dev libsqlite3-dev pkg-config
-TEST_PACKAGES := iproute2 nftables python3-jsonschema containernetworking-plugins
+TEST_PACKAGES := iproute2 nftables procps python3-jsonschema containernetworking-plugins
 SOURCES := Sources Tests plugins Package.swift
 RELEASE := -c release --static-swift-stdlib --product knetd
 
