@@ -81,9 +81,6 @@ struct Tracker<Entry: KernelEntry> {
         return disputes
     }
 
-    /// The identities that `key` wants.
-    func identities(of key: ObjectKey) -> [Entry.ID] { (wanted[key] ?? []).map(\.id) }
-
     /// Whether something is still to be done for the identity.
     func isPending(_ id: Entry.ID) -> Bool { dirty.contains(id) }
 

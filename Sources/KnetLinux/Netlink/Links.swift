@@ -84,12 +84,6 @@ extension NetlinkSocket {
         return links
     }
 
-    /// The interface of the name; `nil` where there is none.
-    public func link(named name: String) throws -> Link? {
-        // A dump of one: a plain request's answer would need another way of receiving.
-        try links().first { $0.name == name }
-    }
-
     /// Makes a veth, the host's end up, the peer down.
     public func createVeth(_ request: VethRequest) throws {
         try create(.createVeth(request), name: request.name, alias: request.alias, hasLinkLocal: request.hasLinkLocal)
