@@ -85,18 +85,24 @@ public struct DataplanePlugin: Plugin {
         }
         // An address of ours that no pod has must not leave by the default route.
         let unreachable = local.podCIDRs.map { NetworkEntry.route(NetworkRoute(to: $0, link: nil)) }
-        let table =
-            MasqueradeTable.table(sources: local.podCIDRs, network: network).map { [NetworkEntry.table($0)] } ?? []
-        return sysctls + unreachable + table
+        let masquerade = MasqueradeTable.table(sources: local.podCIDRs, network: network)
+        let tables = [masquerade, HostPortTable.table(ranges: local.podCIDRs)].compactMap { $0 }
+        return sysctls + unreachable + tables.map(NetworkEntry.table)
     }
 
     private static func entries(_ attachment: Attachment) -> [NetworkEntry] {
-        attachment.addresses.flatMap { address -> [NetworkEntry] in
+        let ports = HostPortTable.elements(attachment).map(NetworkEntry.element)
+        // What an earlier plugin of the chain made is that plugin's.
+        if attachment.options.chained != nil { return ports }
+        let link = PodLinkState(
+            name: attachment.hostLink, routesLoopback: HostPortTable.usesLoopback(attachment))
+        let ways = attachment.addresses.flatMap { address -> [NetworkEntry] in
             [
                 .neighbour(link: attachment.hostLink, address: address, mac: attachment.podMAC),
                 .route(NetworkRoute(to: CIDR(host: address), link: attachment.hostLink)),
             ]
         }
+        return [.podLink(link)] + ways + ports
     }
 
     private func check(_ node: Node, local: LocalNode) throws {

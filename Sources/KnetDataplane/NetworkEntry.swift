@@ -10,6 +10,8 @@ public enum NetworkEntry: KernelEntry {
     case fdb(link: String, mac: MACAddress, destination: IPAddress)
     case route(NetworkRoute)
     case table(NftablesTable)
+    case element(NftablesElement)
+    case podLink(PodLinkState)
 
     public enum ID: Hashable, Sendable {
         case sysctl(String)
@@ -19,6 +21,7 @@ public enum NetworkEntry: KernelEntry {
         case fdb(link: String, MACAddress)
         case route(CIDR)
         case table(String)
+        case element(set: String, key: String)
     }
 
     public var id: ID {
@@ -30,12 +33,17 @@ public enum NetworkEntry: KernelEntry {
         case .fdb(let link, let mac, _): .fdb(link: link, mac)
         case .route(let route): .route(route.destination)
         case .table(let table): .table(table.name)
+        case .element(let element): .element(set: element.set, key: element.key)
+        case .podLink(let state): .link(state.name)
         }
     }
 
-    /// A sysctl may have been what it is before knetd came.
+    /// A sysctl may have been what it is before knetd came; a pod's link goes by DEL.
     public var isRemovable: Bool {
-        if case .sysctl = self { false } else { true }
+        switch self {
+        case .sysctl, .podLink: false
+        default: true
+        }
     }
 
     public var description: String {
@@ -47,6 +55,8 @@ public enum NetworkEntry: KernelEntry {
         case .fdb(let link, let mac, let destination): "FDB entry \(mac) to \(destination) on \(link)"
         case .route(let route): "route \(route)"
         case .table(let table): "nftables table \(table.name)"
+        case .element(let element): "element \(element.text) of \(element.set)"
+        case .podLink(let state): "state of \(state.name)"
         }
     }
 }
@@ -110,7 +120,21 @@ public struct NetworkRoute: Hashable, Sendable, CustomStringConvertible {
     }
 }
 
-/// A whole nftables table, in the very form in which `nft list table` prints it.
+/// What the reconciler sees to on the host's end of a pod's link, which ADD makes and DEL removes.
+public struct PodLinkState: Hashable, Sendable {
+    public let name: String
+    public var isUp = true
+    /// Whether packets from 127.0.0.0/8 may go to the pod, as they do for host ports
+    /// (`route_localnet`, Documentation/networking/ip-sysctl.rst).
+    public var routesLoopback: Bool
+
+    public init(name: String, routesLoopback: Bool) {
+        self.name = name
+        self.routesLoopback = routesLoopback
+    }
+}
+
+/// A whole nftables table without the elements of its sets, in the very form in which `nft --terse list table` prints it.
 public struct NftablesTable: Hashable, Sendable {
     /// Family and name: `inet knetd_masquerade`.
     public let name: String
@@ -120,4 +144,22 @@ public struct NftablesTable: Hashable, Sendable {
         self.name = name
         self.text = text
     }
+}
+
+/// An element of a set or map of ours, in the form in which nft prints it with protocols as numbers.
+public struct NftablesElement: Hashable, Sendable {
+    /// Family, table and set: `inet knetd_hostports any4`.
+    public let set: String
+    /// `6 . 8080`
+    public let key: String
+    /// What a map has for the key.
+    public let value: String?
+
+    public init(set: String, key: String, value: String? = nil) {
+        self.set = set
+        self.key = key
+        self.value = value
+    }
+
+    var text: String { key + (value.map { " : \($0)" } ?? "") }
 }

@@ -1,21 +1,16 @@
 import Glibc
 public import KnetCore
 public import KnetLinux
-import Synchronization
 
 /// Reads and writes `NetworkEntry`s in the network namespace in which it was made.
 public final class NetworkKernel: Sendable {
-    /// Tables that belong to dataplanes.
-    static let tables = [MasqueradeTable.name]
-
     private let pool: NetlinkPool
-    private let nftables: Nftables
-    /// How this libnftables prints what we wrote, where that differs from our own form.
-    private let printedForm = Mutex<[NftablesTable: String]>([:])
+    private let tables: NftablesKernel
 
     public init(pool: NetlinkPool, nftables: Nftables) {
         self.pool = pool
-        self.nftables = nftables
+        tables = NftablesKernel(nftables)
+        if let port = nftables.portID { pool.adopt(port: port) }
     }
 
     // MARK: Reading
@@ -27,8 +22,14 @@ public final class NetworkKernel: Sendable {
             let names = Dictionary(links.map { ($0.index, $0.name) }) { first, _ in first }
             let devices = links.filter { $0.kind == "vxlan" && $0.alias == VXLANDevice.alias }
             let overlay = Set(devices.map(\.index))
-            let pods = Set(links.filter { $0.alias?.hasPrefix(PodLink.aliasPrefix) == true }.map(\.index))
+            let podLinks = links.filter(PodLink.isPodLink)
+            let pods = Set(podLinks.map(\.index))
             var entries = devices.compactMap { Self.entry($0, names: names) }
+            entries += podLinks.map { link in
+                var state = PodLinkState(name: link.name, routesLoopback: link.routesLoopback)
+                state.isUp = link.isUp
+                return .podLink(state)
+            }
             if !overlay.isEmpty {
                 entries += try socket.addresses().filter { overlay.contains($0.index) }.compactMap { address in
                     names[address.index].map {
@@ -52,9 +53,11 @@ public final class NetworkKernel: Sendable {
                             to: route.destination, via: route.gateway, link: names[route.index], onlink: route.onlink))
                 }
             }
-            return entries + readSysctls() + (try readTables())
+            return entries + readSysctls() + (try tables.read())
         }
     }
+
+    func podLinks() throws -> [Link] { try pool.with { try $0.links().filter(PodLink.isPodLink) } }
 
     private static func entry(_ link: Link, names: [Int32: String]) -> NetworkEntry? {
         guard let vxlan = link.vxlan else { return nil }
@@ -69,14 +72,6 @@ public final class NetworkKernel: Sendable {
     private func readSysctls() -> [NetworkEntry] {
         Forwarding.sysctls.values.compactMap { name in
             (try? Sysctl.read(name)).map { .sysctl(name: name, value: $0) }
-        }
-    }
-
-    private func readTables() throws -> [NetworkEntry] {
-        try Self.tables.compactMap { name in
-            guard let text = try nftables.list(table: name) else { return nil }
-            let written = printedForm.withLock { forms in forms.first { $0.key.name == name && $0.value == text }?.key }
-            return .table(written ?? NftablesTable(name: name, text: text))
         }
     }
 
@@ -98,6 +93,7 @@ public final class NetworkKernel: Sendable {
                 ) {
                     try $0.removal()
                 }
+                try changeElements(changes, &outcome)
                 for case .vxlan(let device) in changes.remove {
                     attempt(.vxlan(device), &outcome) {
                         do {
@@ -130,13 +126,27 @@ public final class NetworkKernel: Sendable {
                 }
                 if mustReadBack { outcome.mustReadBack = true }
             case .table(let table):
-                attempt(entry, &outcome) { try replace(table) }
+                var mustReadBack = false
+                attempt(entry, &outcome) { mustReadBack = try tables.replace(table) }
+                if mustReadBack { outcome.mustReadBack = true }
             default: break
             }
         }
-        for case .table(let table) in changes.remove {
-            attempt(.table(table), &outcome) { try nftables.run("delete table \(table.name)") }
+        for case .table(let table) in changes.remove { attempt(.table(table), &outcome) { try tables.delete(table) } }
+    }
+
+    private func changeElements(
+        _ changes: KernelChanges<NetworkEntry>, _ outcome: inout KernelOutcome<NetworkEntry>
+    ) throws {
+        // The elements of a table that is deleted went with it.
+        let added = changes.add.compactMap(\.element)
+        let removed = changes.remove.contains { $0.isTable } ? [] : changes.remove.compactMap(\.element)
+        guard !added.isEmpty || !removed.isEmpty else { return }
+        outcome.failures += tables.change(added: added, replaced: changes.replaced, removed: removed)
+        let stale = try HostPortTable.staleConnections(added: added, removed: removed) {
+            try pool.with { try $0.addresses().map(\.address) }
         }
+        if !stale.isEmpty { try Conntrack().forget(stale) }
     }
 
     /// - Returns: whether other entries went: all that stood on a device that was made anew, the neighbours of one whose
@@ -163,17 +173,6 @@ public final class NetworkKernel: Sendable {
                     + "remove the other device (Flannel's is flannel.\(device.vni)) or set another plugins.overlay.vni")
         }
         return old != nil
-    }
-
-    private func replace(_ table: NftablesTable) throws {
-        // `add` before `delete` lets the deletion succeed where there is nothing yet; all three are one transaction.
-        try nftables.run("add table \(table.name)\ndelete table \(table.name)\n\(table.text)")
-        if let printed = try nftables.list(table: table.name) {
-            printedForm.withLock { forms in
-                forms = forms.filter { $0.key.name != table.name }
-                forms[table] = printed
-            }
-        }
     }
 
     private func send(
@@ -212,15 +211,23 @@ extension NetworkEntry {
     /// Whether the entry is one netlink request, which can share a datagram with others.
     fileprivate var isBatched: Bool {
         switch self {
-        case .address, .neighbour, .fdb, .route: true
-        case .sysctl, .vxlan, .table: false
+        case .podLink, .address, .neighbour, .fdb, .route: true
+        case .sysctl, .vxlan, .table, .element: false
         }
+    }
+
+    fileprivate var element: NftablesElement? {
+        if case .element(let element) = self { element } else { nil }
+    }
+
+    fileprivate var isTable: Bool {
+        if case .table = self { true } else { false }
     }
 
     /// Additions go in this order, removals in the opposite one.
     fileprivate var rank: Int {
         switch self {
-        case .sysctl, .vxlan, .table: 0
+        case .sysctl, .vxlan, .table, .podLink, .element: 0
         case .address: 1
         case .neighbour: 2
         case .fdb: 3
@@ -237,7 +244,10 @@ extension NetworkEntry {
         case .fdb(let link, let mac, let destination):
             .replaceFDB(FDBEntry(index: try NetlinkSocket.index(of: link), mac: mac, destination: destination))
         case .route(let route): .addRoute(try route.resolved(), replacing: old != nil)
-        case .sysctl, .vxlan, .table: nil
+        case .podLink(let state):
+            .changeLink(
+                index: try NetlinkSocket.index(of: state.name), up: true, routesLoopback: state.routesLoopback)
+        case .sysctl, .vxlan, .table, .element: nil
         }
     }
 
@@ -265,7 +275,7 @@ extension NetworkEntry {
                 .deleteFDB(FDBEntry(index: $0, mac: mac, destination: destination))
             }
         case .route(let route): (try? route.resolved()).map { .deleteRoute($0) }
-        case .sysctl, .vxlan, .table: nil
+        case .sysctl, .vxlan, .table, .element, .podLink: nil
         }
     }
 

@@ -24,13 +24,43 @@ public struct PodLink: Sendable {
     /// The interface's MTU; a family that needs less has it on its route.
     public var linkMTU: Int { mtu.values.max() ?? 1500 }
 
-    /// Makes both ends, and the pod's addresses and routes.
-    /// - Throws: `CNIError`; what was made until then is removed.
-    public func create(in namespace: NetworkNamespace, pool: NetlinkPool) throws {
+    /// The pod's side of a link that is to be made, looked at from inside the namespace.
+    public struct Namespace {
+        public let descriptor: Int32
+        public let cookie: UInt64
+        /// Bound to the namespace, whatever thread uses it.
+        let socket: NetlinkSocket
+
+        /// - Parameter families: those that the pod will have. Some runtimes make namespaces in which IPv6 is off; it is
+        ///   turned on where it is needed.
+        public init(_ namespace: NetworkNamespace, families: [IPFamily] = []) throws {
+            descriptor = namespace.number
+            (cookie, socket) = try namespace.run {
+                if families.contains(.v6) { try Self.enableIPv6() }
+                return (try NetworkNamespace.currentCookie(), try NetlinkSocket())
+            }
+        }
+
+        private static func enableIPv6() throws {
+            for scope in ["all", "default"] {
+                let name = "net/ipv6/conf/\(scope)/disable_ipv6"
+                if try Sysctl.read(name) == "1" { try Sysctl.write(name, "0") }
+            }
+        }
+    }
+
+    /// Makes both ends, and the pod's addresses and routes. The interface that an earlier plugin of the chain made is only
+    /// shaped.
+    /// - Throws: `CNIError`; what was made until then is left to `remove`.
+    public func create(in namespace: Namespace, pool: NetlinkPool) throws {
+        if let chained = attachment.options.chained {
+            try shape(chained.hostLink, pool)
+            return
+        }
         let request = VethRequest(
-            name: attachment.hostLink, mac: attachment.hostMAC, alias: Self.aliasPrefix + attachment.id.description,
-            peerName: attachment.id.interface, peerMAC: attachment.podMAC, peerNamespace: namespace.number, mtu: linkMTU
-        )
+            name: attachment.hostLink, mac: attachment.hostMAC, alias: Self.alias(of: attachment),
+            peerName: attachment.id.interface, peerMAC: attachment.podMAC, peerNamespace: namespace.descriptor,
+            mtu: linkMTU)
         do {
             try pool.with { try $0.createVeth(request) }
         } catch let error as SystemError where error.errno == EEXIST {
@@ -39,35 +69,52 @@ public struct PodLink: Sendable {
                 details: "another plugin or an earlier ADD made it; run DEL first or choose another CNI_IFNAME")
         }
         do {
-            try namespace.run(configurePod)
-        } catch {
-            try? Self.remove(attachment.id, pool: pool)
-            if let error = error as? SystemError, error.errno == EEXIST {
-                throw CNIError(
-                    .alreadyAttached, "\(attachment.namespacePath) has a default route of another network already",
-                    details: "knetd must be the first network of a pod: \(error)")
-            }
-            throw error
+            try configurePod(namespace.socket)
+        } catch let error as SystemError where error.errno == EEXIST {
+            throw CNIError(
+                .alreadyAttached, "\(attachment.namespacePath) has a default route of another network already",
+                details: "knetd must be the first network of a pod: \(error)")
+        }
+        try shape(attachment.hostLink, pool)
+    }
+
+    private func shape(_ hostLink: String?, _ pool: NetlinkPool) throws {
+        guard let bandwidth = attachment.options.bandwidth else { return }
+        guard let hostLink, let index = try? NetlinkSocket.index(of: hostLink) else {
+            throw CNIError(
+                .invalidConfig, "the bandwidth of \(attachment.id) cannot be limited",
+                details: "prevResult names no interface on the host")
+        }
+        try pool.with {
+            try $0.shape(
+                link: index, shaper: attachment.shaperLink, alias: Self.alias(of: attachment), bandwidth)
         }
     }
 
-    /// Removes the link, and with it all that stands on it; one that is not there is no error.
-    public static func remove(_ id: AttachmentID, pool: NetlinkPool) throws {
-        let error = try pool.with { socket in
-            var batch = NetlinkBatch()
-            batch.append(.deleteLink(name: Attachment.hostLink(of: id)))
-            return try socket.send(batch)[0]
+    /// Removes the links, and with them all that stands on them; one that is not there is no error.
+    public static func remove(_ ids: [AttachmentID], pool: NetlinkPool) throws {
+        try pool.with {
+            try $0.deleteLinks(ids.flatMap { [Attachment.hostLink(of: $0), Attachment.shaperLink(of: $0)] })
         }
-        if let error, error.errno != ENODEV { throw error }
     }
 
-    /// Runs in the pod's namespace.
-    private func configurePod() throws {
-        let socket = try NetlinkSocket()
-        let index = try NetlinkSocket.index(of: attachment.id.interface)
-        if mtu[.v6] != nil { try enableIPv6() }
+    /// What makes a link known as ours and, should the store be lost, as whose: the attachment's identity and, where it
+    /// fits (IFALIASZ of <linux/if.h>, 256), its network.
+    static func alias(of attachment: Attachment) -> String {
+        let short = aliasPrefix + attachment.id.description
+        let long = short + " " + attachment.network
+        return long.utf8.count < 256 ? long : short
+    }
+
+    public static func isPodLink(_ link: Link) -> Bool {
+        link.kind == "veth" && link.alias?.hasPrefix(aliasPrefix) == true
+    }
+
+    /// Over a socket in the pod's namespace.
+    private func configurePod(_ socket: NetlinkSocket) throws {
+        let index = try socket.link(named: attachment.id.interface).index
         var batch = NetlinkBatch()
-        batch.append(.changeLink(index: try NetlinkSocket.index(of: "lo"), up: true))
+        batch.append(.changeLink(index: Self.loopback, up: true))
         batch.append(.changeLink(index: index, up: true))
         for address in attachment.addresses {
             batch.append(.addAddress(address, prefixLength: address.family.bits, index: index))
@@ -76,10 +123,11 @@ public struct PodLink: Sendable {
             batch.append(.replaceNeighbour(Neighbour(index: index, address: gateway, mac: attachment.hostMAC)))
             batch.append(.addRoute(defaultRoute(family, gateway, index: index), replacing: false))
         }
-        for error in try socket.send(batch) {
-            if let error { throw error }
-        }
+        for case let error? in try socket.send(batch) { throw error }
     }
+
+    /// LOOPBACK_IFINDEX of the kernel's <net/flow.h>: the same in every namespace.
+    private static let loopback: Int32 = 1
 
     private var usedGateways: [(IPFamily, IPAddress)] {
         Set(attachment.addresses.map(\.family)).sorted().compactMap { family in
@@ -93,45 +141,49 @@ public struct PodLink: Sendable {
             onlink: family == .v4, mtu: mtu[family].flatMap { $0 < linkMTU ? $0 : nil })
     }
 
-    /// Some runtimes make namespaces in which IPv6 is off.
-    private func enableIPv6() throws {
-        for scope in ["all", "default", attachment.id.interface] {
-            let name = "net/ipv6/conf/\(scope)/disable_ipv6"
-            if try Sysctl.read(name) == "1" { try Sysctl.write(name, "0") }
-        }
-    }
-
     /// What is not as ADD left it, in words; empty where all is.
-    public func differences(in namespace: NetworkNamespace, pool: NetlinkPool) throws -> [String] {
-        var found: [String] = []
-        let hostLinks = try pool.with { try $0.links() }
+    public func differences(in namespace: Namespace, pool: NetlinkPool) throws -> [String] {
+        let (hostLinks, shaped) = try pool.with { (try $0.links(), try $0.shapedLinks()) }
+        var found = shaping(hostLinks, shaped)
+        if attachment.options.chained != nil { return found }
         if !hostLinks.contains(where: { $0.name == attachment.hostLink && $0.isUp }) {
             found.append("host link \(attachment.hostLink) is missing or down")
         }
-        try namespace.run {
-            let socket = try NetlinkSocket()
-            guard let link = try socket.links().first(where: { $0.name == attachment.id.interface }) else {
-                found.append("interface \(attachment.id.interface) is missing")
-                return
-            }
-            if !link.isUp { found.append("interface \(link.name) is down") }
-            if link.mac != attachment.podMAC { found.append("interface \(link.name) has another MAC address") }
-            let present = try socket.addresses().filter { $0.index == link.index }.map(\.address)
-            for address in attachment.addresses where !present.contains(address) {
-                found.append("address \(address) is missing")
-            }
-            let neighbours = try socket.permanentNeighbours()
-            for (_, gateway) in usedGateways
-            where !neighbours.contains(Neighbour(index: link.index, address: gateway, mac: attachment.hostMAC)) {
-                found.append("permanent neighbour \(gateway) is missing")
-            }
-            for (family, gateway) in usedGateways {
-                let routes = try socket.routes(family)
-                if !routes.contains(where: {
-                    $0.destination.prefixLength == 0 && $0.gateway == gateway && $0.index == link.index
-                }) {
-                    found.append("default route via \(gateway) is missing")
-                }
+        return found + (try podDifferences(namespace.socket))
+    }
+
+    private func shaping(_ links: [Link], _ shaped: Set<Int32>) -> [String] {
+        var devices: [String] = []
+        let chained = attachment.options.chained
+        let host = chained == nil ? attachment.hostLink : chained?.hostLink
+        if attachment.options.bandwidth?.ingress != nil, let host { devices.append(host) }
+        if attachment.options.bandwidth?.egress != nil { devices.append(attachment.shaperLink) }
+        return devices.filter { name in !links.contains { $0.name == name && shaped.contains($0.index) } }
+            .map { "\($0) does not limit the bandwidth" }
+    }
+
+    private func podDifferences(_ socket: NetlinkSocket) throws -> [String] {
+        guard let link = try? socket.link(named: attachment.id.interface) else {
+            return ["interface \(attachment.id.interface) is missing"]
+        }
+        var found: [String] = []
+        if !link.isUp { found.append("interface \(link.name) is down") }
+        if link.mac != attachment.podMAC { found.append("interface \(link.name) has another MAC address") }
+        let present = try socket.addresses().filter { $0.index == link.index }.map(\.address)
+        for address in attachment.addresses where !present.contains(address) {
+            found.append("address \(address) is missing")
+        }
+        let neighbours = try socket.permanentNeighbours()
+        for (_, gateway) in usedGateways
+        where !neighbours.contains(Neighbour(index: link.index, address: gateway, mac: attachment.hostMAC)) {
+            found.append("permanent neighbour \(gateway) is missing")
+        }
+        for (family, gateway) in usedGateways {
+            let routes = try socket.routes(family)
+            if !routes.contains(where: {
+                $0.destination.prefixLength == 0 && $0.gateway == gateway && $0.index == link.index
+            }) {
+                found.append("default route via \(gateway) is missing")
             }
         }
         return found

@@ -245,7 +245,6 @@ public final class Playground {
     public func networkConfiguration(_ node: String) -> JSONValue {
         [
             "cniVersion": "1.1.0", "name": "playground", "type": "knetd", "socket": .string(socketPath(node)),
-            "stateDirectory": .string("\(directory)/\(node)/state"),
         ]
     }
 

@@ -11,10 +11,14 @@ public struct Prober {
 
     private let namespace: NetworkNamespace
     private let milliseconds: Int
+    private let port: UInt16
 
-    /// - Parameter milliseconds: how long an answer may take.
-    public init(_ namespace: NetworkNamespace, milliseconds: Int = 2000) {
+    /// - Parameters:
+    ///   - port: where streams and datagrams go; behind it is an `EchoServer`.
+    ///   - milliseconds: how long an answer may take.
+    public init(_ namespace: NetworkNamespace, port: UInt16 = EchoServer.port, milliseconds: Int = 2000) {
         self.namespace = namespace
+        self.port = port
         self.milliseconds = milliseconds
     }
 
@@ -54,7 +58,7 @@ public struct Prober {
     @discardableResult
     public func stream(_ address: IPAddress, bytes: Int) throws -> IPAddress {
         let descriptor = try open(address.family, SOCK_STREAM)
-        try Sockets.connect(descriptor.number, to: address, port: EchoServer.port)
+        try Sockets.connect(descriptor.number, to: address, port: port)
         let sent = Array(Self.noise[..<bytes])
         try Sockets.sendAll(descriptor.number, sent)
         shutdown(descriptor.number, Int32(SHUT_WR))
@@ -81,7 +85,7 @@ public struct Prober {
     ///   - unfragmented: fails with `EMSGSIZE` rather than being cut on the way.
     public func datagram(_ address: IPAddress, bytes: Int, unfragmented: Bool = false) throws {
         let descriptor = try open(address.family, SOCK_DGRAM)
-        try Sockets.connect(descriptor.number, to: address, port: EchoServer.port)
+        try Sockets.connect(descriptor.number, to: address, port: port)
         // Without these the kernel keeps ICMP errors to itself: IP_RECVERR 11, IPV6_RECVERR 25.
         let isSix = address.family == .v6
         Sockets.set(descriptor.number, isSix ? IPPROTO_IPV6 : IPPROTO_IP, isSix ? 25 : 11, 1)
@@ -128,5 +132,30 @@ public struct Prober {
         }
         while sum >> 16 != 0 { sum = (sum & 0xFFFF) + (sum >> 16) }
         return ~UInt16(sum)
+    }
+}
+
+/// One socket of UDP that asks an `EchoServer` again and again from the same port, as resolvers and games do.
+public final class DatagramClient {
+    private let descriptor: Descriptor
+
+    public init(to address: IPAddress, port: UInt16, in namespace: NetworkNamespace) throws {
+        let opened = try namespace.run { () throws -> SharedDescriptor in
+            let descriptor = try Sockets.open(address.family, SOCK_DGRAM, milliseconds: 50)
+            try Sockets.connect(descriptor.number, to: address, port: port)
+            return SharedDescriptor(descriptor)
+        }
+        descriptor = Descriptor(owning: dup(opened.number))
+    }
+
+    /// Sends until an answer comes.
+    public func isAnswered(milliseconds: Int) -> Bool {
+        let deadline = ContinuousClock.now + .milliseconds(milliseconds)
+        var byte: UInt8 = 1
+        while ContinuousClock.now < deadline {
+            if send(descriptor.number, &byte, 1, 0) == 1, recv(descriptor.number, &byte, 1, 0) == 1 { return true }
+            usleep(10_000)
+        }
+        return false
     }
 }

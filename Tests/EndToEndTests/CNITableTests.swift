@@ -166,7 +166,7 @@ import Testing
             try eventually { try allocations(playground) == 1 }
             #expect(try !shell("ip link", in: playground.namespace("a")).contains("eth0"))
             #expect(
-                try FileManager.default.contentsOfDirectory(atPath: "\(playground.directory)/node1/state/pending-del")
+                try FileManager.default.contentsOfDirectory(atPath: "\(playground.directory)/node1/run/pending-del")
                     .isEmpty)
             try Prober(playground.namespace("b")).ping(#require(playground.address(of: "node1", .v4)))
         }

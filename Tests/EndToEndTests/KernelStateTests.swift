@@ -44,7 +44,7 @@ import Testing
                 "dstport 8472 nolearning", "addrgenmode none",
             ] { #expect(devices.contains(word), "\(devices)") }
             #expect(
-                try shell("nft list ruleset", in: node) == """
+                try shell("nft list table inet knetd_masquerade", in: node) == """
                     table inet knetd_masquerade {
                     \tchain postrouting {
                     \t\ttype nat hook postrouting priority srcnat; policy accept;

@@ -25,7 +25,7 @@ import Testing
     }
 
     private func free(_ store: AllocationStore, _ container: String) throws {
-        try store.release(AttachmentID(containerID: container, interface: "eth0"))
+        try store.release([AttachmentID(containerID: container, interface: "eth0")])
     }
 
     @Test func anAttachmentHasOneAddressOfEachRange() throws {
@@ -71,7 +71,7 @@ import Testing
         let store = try open()
         #expect(try store.attachments() == [attachment])
         try store.complete(attachment.id)
-        attachment.isComplete = true
+        attachment.phase = .attached
         #expect(try open().attachment(attachment.id) == attachment)
         #expect(try take(store, "b", ranges("10.42.1.0/24")) == "10.42.1.2")
     }

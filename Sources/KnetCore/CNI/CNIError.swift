@@ -20,6 +20,8 @@ public struct CNIError: Error, Hashable, Sendable, CustomStringConvertible {
         case changed = 102
         /// The kernel refused.
         case kernel = 103
+        /// Another attachment has the address or the host port.
+        case alreadyTaken = 104
     }
 
     public let code: Code

@@ -33,7 +33,27 @@ public struct CNIResult: Hashable, Sendable {
         self.dns = dns
     }
 
-    public func json(version: CNIVersion) -> JSONValue {
+    /// - Parameter previous: the result of the plugins before this one in a chain, which comes first.
+    public func json(version: CNIVersion, after previous: JSONValue? = nil) -> JSONValue {
+        let own = json(version: version)
+        guard var merged = previous?.object, !merged.isEmpty else { return own }
+        let shift = merged["interfaces"]?.array?.count ?? 0
+        let addresses = (own["ips"]?.array ?? []).map { address -> JSONValue in
+            var members = address.object ?? [:]
+            members["interface"] = members["interface"]?.integer.map { .integer($0 + shift) }
+            return .object(members)
+        }
+        merged["cniVersion"] = own["cniVersion"]
+        for (key, values) in [
+            ("interfaces", own["interfaces"]?.array ?? []), ("ips", addresses), ("routes", own["routes"]?.array ?? []),
+        ] {
+            merged[key] = .array((merged[key]?.array ?? []) + values)
+        }
+        if merged["dns"] == nil { merged["dns"] = own["dns"] }
+        return .object(merged)
+    }
+
+    private func json(version: CNIVersion) -> JSONValue {
         let podInterface = interfaces.lastIndex { $0.sandbox != nil } ?? interfaces.count - 1
         return [
             "cniVersion": .string(version.rawValue),

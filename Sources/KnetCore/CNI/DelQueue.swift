@@ -1,15 +1,16 @@
 import FoundationEssentials
 import Glibc
 
-/// DELs that came while no daemon ran: a file for each in the state directory. The runtime is told that the pod is gone, so
-/// that it can go on; the daemon takes the rest away when it is back.
+/// DELs that came while no daemon ran: a file for each beside the daemon's socket. The runtime is told that the pod is gone,
+/// so that it can go on; the daemon takes the rest away when it is back. A reboot, which empties that directory, voids
+/// all attachments too.
 public struct DelQueue: Sendable {
     private let directory: String
 
-    public init(stateDirectory: String) { directory = "\(stateDirectory)/pending-del" }
+    public init(runDirectory: String) { directory = "\(runDirectory)/pending-del" }
 
     /// Records a DEL; once more is no error.
-    /// - Throws: where the state directory cannot be written; the runtime must then try again.
+    /// - Throws: where the directory cannot be written; the runtime must then try again.
     public func add(_ id: AttachmentID) throws {
         try FileManager.default.createDirectory(
             atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])

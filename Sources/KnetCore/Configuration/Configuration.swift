@@ -43,7 +43,6 @@ public struct Configuration: Sendable, Equatable, Codable {
 
         /// The socket that the CNI mode and `knetd status` talk to.
         public var socketPath: String { runDirectory + "/knetd.sock" }
-        public var storePath: String { stateDirectory + "/knetd.db" }
     }
 
     public struct CNI: Sendable, Equatable, Codable {

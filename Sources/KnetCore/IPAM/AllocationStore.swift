@@ -1,11 +1,13 @@
+import FoundationEssentials
 import GRDB
 
 /// The durable record of who has which address, in SQLite. It is knetd's own truth: everything else can be read from
 /// the cluster or the kernel. Every method is one transaction and blocks; call it from a blocking executor.
 public final class AllocationStore: Sendable {
     private let database: DatabaseQueue
+    private let path: String
 
-    /// What opening the store did to what it held.
+    /// Attachments of an earlier boot that opening the store forgot.
     public let voidedByReboot: Int
 
     /// Opens or creates the store.
@@ -13,6 +15,7 @@ public final class AllocationStore: Sendable {
     ///   - path: the file; its folder exists.
     ///   - bootID: `/proc/sys/kernel/random/boot_id`. Allocations of another boot are void: their namespaces are gone.
     public init(path: String, bootID: String) throws {
+        self.path = path
         var options = GRDB.Configuration()
         options.busyMode = .timeout(5)
         options.prepareDatabase { database in
@@ -22,6 +25,9 @@ public final class AllocationStore: Sendable {
         }
         database = try DatabaseQueue(path: path, configuration: options)
         try Self.migrator.migrate(database)
+        guard try database.read({ try String.fetchOne($0, sql: "PRAGMA quick_check(1)") }) == "ok" else {
+            throw DatabaseError(resultCode: .SQLITE_CORRUPT, message: "quick_check found damage")
+        }
         voidedByReboot = try database.write { database in
             let known = try String.fetchOne(database, sql: "SELECT value FROM meta WHERE key = 'bootID'")
             guard known != bootID else { return 0 }
@@ -38,51 +44,76 @@ public final class AllocationStore: Sendable {
 
     /// Records `attachment` with one address of each range. Addresses rotate: first those never used, then the one that
     /// has been free for longest.
-    /// - Throws: `RangeExhausted`; nothing is recorded then.
-    public func reserve(_ attachment: Attachment, from ranges: [AddressRange]) throws -> Attachment {
-        try database.write { database in
+    /// - Parameter requested: addresses that it must get in the place of its range's next.
+    /// - Throws: `RangeExhausted` or `AlreadyTaken`; nothing is recorded then.
+    public func reserve(
+        _ attachment: Attachment, from ranges: [AddressRange], requested: [IPAddress] = []
+    ) throws -> Attachment {
+        try write { database in
             var attachment = attachment
-            let id = attachment.id
-            try database.execute(
-                sql: """
-                    INSERT INTO attachment (containerID, interface, network, podNamespace, podName, namespacePath,
-                        namespaceCookie, complete) VALUES (?, ?, ?, ?, ?, ?, ?, 0)
-                    """,
-                arguments: [
-                    id.containerID, id.interface, attachment.network, attachment.podNamespace, attachment.podName,
-                    attachment.namespacePath, Int64(bitPattern: attachment.namespaceCookie),
-                ])
+            try Self.insert(attachment, phase: .reserved, in: database)
             for range in ranges {
-                let address = try Self.takeAddress(of: range, in: database)
-                try database.execute(
-                    sql: "INSERT INTO address (address, containerID, interface) VALUES (?, ?, ?)",
-                    arguments: [address.description, id.containerID, id.interface])
+                let wanted = requested.first { $0.family == range.cidr.family }
+                let address = try wanted ?? Self.takeAddress(of: range, in: database)
+                if let holder = try Self.holder(of: address, in: database) {
+                    throw AlreadyTaken(what: "address \(address)", holder: holder)
+                }
+                try Self.insert(address, of: attachment.id, in: database)
                 attachment.addresses.append(address)
             }
+            for hostPort in attachment.options.hostPorts {
+                if let holder = try Self.holder(of: hostPort, in: database) {
+                    throw AlreadyTaken(what: "host port \(hostPort)", holder: holder)
+                }
+            }
+            try Self.insert(attachment.options.hostPorts, of: attachment.id, in: database)
             return attachment
+        }
+    }
+
+    /// Takes in attachments that the kernel has and the store does not: those of a store that was lost. A record of
+    /// another attachment, one that the kernel does not have, gives way to them.
+    /// - Returns: the number of attachments taken in.
+    public func adopt(_ present: [Attachment]) throws -> Int {
+        try write { database in
+            let known = Set(try Self.attachments(database, where: "", []).map(\.id))
+            let alive = Set(present.map(\.id))
+            let lost = present.filter { !known.contains($0.id) }
+            for attachment in lost {
+                for address in attachment.addresses {
+                    if let holder = try Self.holder(of: address, in: database), !alive.contains(holder) {
+                        try Self.delete(holder, in: database)
+                    }
+                }
+                try Self.insert(attachment, phase: .attached, in: database)
+                for address in attachment.addresses where try !Self.isTaken(address, in: database) {
+                    try Self.insert(address, of: attachment.id, in: database)
+                }
+                try Self.insert(attachment.options.hostPorts, of: attachment.id, in: database)
+            }
+            return lost.count
         }
     }
 
     /// Marks the attachment as answered to the runtime.
     public func complete(_ id: AttachmentID) throws {
-        try database.write { database in
+        try write { try Self.set(.attached, id, in: $0) }
+    }
+
+    /// Marks the attachment as gone for the runtime: its host ports are free, its addresses are not yet.
+    public func leave(_ id: AttachmentID) throws {
+        try write { database in
+            try Self.set(.leaving, id, in: database)
             try database.execute(
-                sql: "UPDATE attachment SET complete = 1 WHERE containerID = ? AND interface = ?",
+                sql: "DELETE FROM hostPort WHERE containerID = ? AND interface = ?",
                 arguments: [id.containerID, id.interface])
         }
     }
 
-    /// Forgets the attachment and frees its addresses; one that is not there is no error.
-    public func release(_ id: AttachmentID) throws {
-        try database.write { database in
-            let owner: StatementArguments = [id.containerID, id.interface]
-            try database.execute(
-                sql: """
-                    INSERT OR REPLACE INTO released (address)
-                    SELECT address FROM address WHERE containerID = ? AND interface = ?
-                    """, arguments: owner)
-            try database.execute(
-                sql: "DELETE FROM attachment WHERE containerID = ? AND interface = ?", arguments: owner)
+    /// Forgets the attachments and frees their addresses; one that is not there is no error.
+    public func release(_ ids: [AttachmentID]) throws {
+        try write { database in
+            for id in ids { try Self.delete(id, in: database) }
             // A range of IPv6 is never used up, and what it gave back would pile up for ever.
             try database.execute(
                 sql: "DELETE FROM released WHERE sequence <= (SELECT max(sequence) FROM released) - ?",
@@ -94,7 +125,7 @@ public final class AllocationStore: Sendable {
     private static let mostReleased = 65_536
 
     public func attachment(_ id: AttachmentID) throws -> Attachment? {
-        try database.read { database in
+        try read { database in
             try Self.attachments(
                 database, where: "WHERE containerID = ? AND interface = ?", [id.containerID, id.interface]
             ).first
@@ -102,7 +133,7 @@ public final class AllocationStore: Sendable {
     }
 
     public func attachments() throws -> [Attachment] {
-        try database.read { try Self.attachments($0, where: "ORDER BY containerID, interface", []) }
+        try read { try Self.attachments($0, where: "ORDER BY containerID, interface", []) }
     }
 
     private static func attachments(
@@ -114,12 +145,98 @@ public final class AllocationStore: Sendable {
                 database, sql: "SELECT address FROM address WHERE containerID = ? AND interface = ?",
                 arguments: [id.containerID, id.interface]
             ).compactMap { IPAddress($0) }.sorted()
+            let options = try (row["options"] as String?).map {
+                try JSONDecoder().decode(AttachmentOptions.self, from: Data($0.utf8))
+            }
             return Attachment(
                 id: id, network: row["network"], podNamespace: row["podNamespace"], podName: row["podName"],
                 namespacePath: row["namespacePath"], namespaceCookie: UInt64(bitPattern: row["namespaceCookie"]),
-                addresses: addresses, isComplete: row["complete"])
+                options: options ?? AttachmentOptions(), addresses: options?.chained?.addresses ?? addresses,
+                phase: Attachment.Phase(rawValue: row["phase"]) ?? .reserved)
         }
     }
+
+    private func write<Result>(_ body: (Database) throws -> Result) throws -> Result {
+        do { return try database.write(body) } catch let error as DatabaseError { throw StoreFailure(path, error) }
+    }
+
+    private func read<Result>(_ body: (Database) throws -> Result) throws -> Result {
+        do { return try database.read(body) } catch let error as DatabaseError { throw StoreFailure(path, error) }
+    }
+
+    // MARK: Rows
+
+    private static func insert(_ attachment: Attachment, phase: Attachment.Phase, in database: Database) throws {
+        let id = attachment.id
+        let options =
+            attachment.options == AttachmentOptions()
+            ? nil : String(decoding: try JSONEncoder().encode(attachment.options), as: UTF8.self)
+        try database.execute(
+            sql: """
+                INSERT INTO attachment (containerID, interface, network, podNamespace, podName, namespacePath,
+                    namespaceCookie, phase, options) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                """,
+            arguments: [
+                id.containerID, id.interface, attachment.network, attachment.podNamespace, attachment.podName,
+                attachment.namespacePath, Int64(bitPattern: attachment.namespaceCookie), phase.rawValue, options,
+            ])
+    }
+
+    private static func insert(_ address: IPAddress, of id: AttachmentID, in database: Database) throws {
+        try database.execute(
+            sql: "INSERT INTO address (address, containerID, interface) VALUES (?, ?, ?)",
+            arguments: [address.description, id.containerID, id.interface])
+    }
+
+    private static func insert(_ hostPorts: [HostPort], of id: AttachmentID, in database: Database) throws {
+        for hostPort in hostPorts {
+            try database.execute(
+                sql: "INSERT INTO hostPort (transport, port, address, containerID, interface) VALUES (?, ?, ?, ?, ?)",
+                arguments: [
+                    hostPort.transport.rawValue, Int(hostPort.port), hostPort.address?.description, id.containerID,
+                    id.interface,
+                ])
+        }
+    }
+
+    private static func set(_ phase: Attachment.Phase, _ id: AttachmentID, in database: Database) throws {
+        try database.execute(
+            sql: "UPDATE attachment SET phase = ? WHERE containerID = ? AND interface = ?",
+            arguments: [phase.rawValue, id.containerID, id.interface])
+    }
+
+    /// Deletes an attachment and all that belongs to it.
+    private static func delete(_ id: AttachmentID, in database: Database) throws {
+        let owner: StatementArguments = [id.containerID, id.interface]
+        try database.execute(
+            sql: """
+                INSERT OR REPLACE INTO released (address)
+                SELECT address FROM address WHERE containerID = ? AND interface = ?
+                """, arguments: owner)
+        try database.execute(sql: "DELETE FROM attachment WHERE containerID = ? AND interface = ?", arguments: owner)
+    }
+
+    /// Who has a host port that would take the same packets.
+    private static func holder(of hostPort: HostPort, in database: Database) throws -> AttachmentID? {
+        try Row.fetchAll(
+            database, sql: "SELECT * FROM hostPort WHERE transport = ? AND port = ?",
+            arguments: [hostPort.transport.rawValue, Int(hostPort.port)]
+        ).first { row in
+            let other = HostPort(
+                transport: hostPort.transport, port: hostPort.port, podPort: 0,
+                address: (row["address"] as String?).flatMap { IPAddress($0) })
+            return other.conflicts(with: hostPort)
+        }.map { AttachmentID(containerID: $0["containerID"], interface: $0["interface"]) }
+    }
+
+    private static func holder(of address: IPAddress, in database: Database) throws -> AttachmentID? {
+        try Row.fetchOne(
+            database, sql: "SELECT containerID, interface FROM address WHERE address = ?",
+            arguments: [address.description]
+        ).map { AttachmentID(containerID: $0["containerID"], interface: $0["interface"]) }
+    }
+
+    // MARK: Rotation
 
     /// The range's next address.
     private static func takeAddress(of range: AddressRange, in database: Database) throws -> IPAddress {
@@ -187,6 +304,26 @@ public final class AllocationStore: Sendable {
                     CREATE TABLE released (sequence INTEGER PRIMARY KEY AUTOINCREMENT, address TEXT NOT NULL UNIQUE);
                     """)
         }
+        migrator.registerMigration("2") { database in
+            try database.execute(
+                sql: """
+                    ALTER TABLE attachment RENAME COLUMN complete TO phase;
+                    ALTER TABLE attachment ADD COLUMN options TEXT;
+                    CREATE TABLE hostPort (
+                        transport TEXT NOT NULL, port INTEGER NOT NULL, address TEXT, containerID TEXT NOT NULL,
+                        interface TEXT NOT NULL,
+                        FOREIGN KEY (containerID, interface) REFERENCES attachment ON DELETE CASCADE);
+                    CREATE INDEX hostPortNumber ON hostPort (port, transport);
+                    CREATE INDEX hostPortOwner ON hostPort (containerID, interface);
+                    """)
+        }
         return migrator
     }
+}
+
+/// An address or host port that another attachment has.
+public struct AlreadyTaken: Error, CustomStringConvertible {
+    public let what: String
+    public let holder: AttachmentID
+    public var description: String { "\(what) is taken by \(holder)" }
 }

@@ -120,13 +120,16 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
     }
 
     public func inForce(_ key: ObjectKey, version: UInt64) async throws {
-        if isStopped { throw NotInForce(key: key, reason: Self.stopping) }
-        if self.version >= version {
-            if let reason = pass.faults[key] { throw NotInForce(key: key, reason: reason) }
-            return
-        }
         try await withCheckedThrowingContinuation { continuation in
-            waiters.append(Waiter(key: key, version: version, continuation: continuation))
+            // All is decided in here: a task with an executor of its own may have suspended on the way in.
+            let waiter = Waiter(key: key, version: version, continuation: continuation)
+            if isStopped {
+                continuation.resume(throwing: NotInForce(key: key, reason: Self.stopping))
+            } else if self.version >= version {
+                answer(waiter, faults: pass.faults)
+            } else {
+                waiters.append(waiter)
+            }
         }
     }
 
@@ -174,12 +177,16 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
     private func release(asOf now: UInt64, faults: [ObjectKey: String]) {
         waiters.removeAll { waiter in
             guard waiter.version <= now else { return false }
-            if let reason = pass.readFault ?? faults[waiter.key] {
-                waiter.continuation.resume(throwing: NotInForce(key: waiter.key, reason: reason))
-            } else {
-                waiter.continuation.resume()
-            }
+            answer(waiter, faults: faults)
             return true
+        }
+    }
+
+    private func answer(_ waiter: Waiter, faults: [ObjectKey: String]) {
+        if let reason = pass.readFault ?? faults[waiter.key] {
+            waiter.continuation.resume(throwing: NotInForce(key: waiter.key, reason: reason))
+        } else {
+            waiter.continuation.resume()
         }
     }
 

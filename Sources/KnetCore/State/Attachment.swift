@@ -24,14 +24,25 @@ public struct Attachment: Hashable, Sendable {
     public let namespacePath: String
     /// The kernel's identity of that namespace, never used twice in one boot (`SO_NETNS_COOKIE`).
     public let namespaceCookie: UInt64
-    /// Given by the store.
+    public let options: AttachmentOptions
+    /// Given by the store, or by the earlier plugin where there is one.
     public var addresses: [IPAddress]
-    /// Whether ADD was answered; what is not complete is undone.
-    public var isComplete: Bool
+    public var phase: Phase
+
+    /// How far an attachment has come.
+    public enum Phase: Int, Sendable {
+        /// Its addresses are taken; ADD was not answered. What stays so is undone.
+        case reserved = 0
+        /// ADD was answered.
+        case attached = 1
+        /// DEL was answered; its addresses are taken until the link is gone.
+        case leaving = 2
+    }
 
     public init(
         id: AttachmentID, network: String, podNamespace: String?, podName: String?, namespacePath: String,
-        namespaceCookie: UInt64, addresses: [IPAddress] = [], isComplete: Bool = false
+        namespaceCookie: UInt64, options: AttachmentOptions = AttachmentOptions(), addresses: [IPAddress] = [],
+        phase: Phase = .reserved
     ) {
         self.id = id
         self.network = network
@@ -39,22 +50,27 @@ public struct Attachment: Hashable, Sendable {
         self.podName = podName
         self.namespacePath = namespacePath
         self.namespaceCookie = namespaceCookie
+        self.options = options
         self.addresses = addresses
-        self.isComplete = isComplete
+        self.phase = phase
     }
 
     /// The host's end of the veth: `knet` and eleven digits of the identity, 15 bytes in all.
     public var hostLink: String { Self.hostLink(of: id) }
+    /// The device that shapes what the pod sends.
+    public var shaperLink: String { Self.shaperLink(of: id) }
     /// The host end's address, known without asking.
     public var hostMAC: MACAddress { MACAddress(derivedFrom: "host \(id)") }
     /// The pod end's address.
-    public var podMAC: MACAddress { MACAddress(derivedFrom: "pod \(id)") }
+    public var podMAC: MACAddress { options.mac ?? MACAddress(derivedFrom: "pod \(id)") }
 
     public static let hostLinkPrefix = "knet"
 
-    public static func hostLink(of id: AttachmentID) -> String {
-        hostLinkPrefix + digits(StableHash.of(id.description), count: 11)
-    }
+    public static func hostLink(of id: AttachmentID) -> String { hostLinkPrefix + suffix(id) }
+
+    public static func shaperLink(of id: AttachmentID) -> String { "kifb" + suffix(id) }
+
+    private static func suffix(_ id: AttachmentID) -> String { digits(StableHash.of(id.description), count: 11) }
 
     /// For people: `namespace/name`, or the container's id.
     public var title: String {

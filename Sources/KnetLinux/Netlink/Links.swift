@@ -16,7 +16,12 @@ public struct Link: Hashable, Sendable {
     /// `veth`, `vxlan`, `bridge`; `nil` for hardware.
     public var kind: String?
     public var master: Int32?
+    public var group: UInt32 = 0
     public var vxlan: VXLAN?
+    /// `net.ipv4.conf.*.route_localnet`
+    public var routesLoopback = false
+    /// Index of the interface beneath, or of the other end of a veth, in its own namespace.
+    public var peer: Int32?
 }
 
 /// The parameters of a VXLAN device (`IFLA_VXLAN_*`).
@@ -84,9 +89,51 @@ extension NetlinkSocket {
         return links
     }
 
+    /// The interface of the name.
+    /// - Throws: `ENODEV` where there is none.
+    public func link(named name: String) throws -> Link {
+        var message = NetlinkMessage("find link \(name)", type: RTM_GETLINK)
+        message.put(ifinfomsg())
+        message.put(IFLA_IFNAME, text: name)
+        var link: Link?
+        try get(message) { link = Link($0) }
+        guard let link else { throw SystemError("find link \(name)", errno: ENODEV) }
+        return link
+    }
+
+    /// Deletes the links of these names; one that is not there is no error. Several cost the time of one: the kernel waits
+    /// for its readers once for a whole group.
+    public func deleteLinks(_ names: [String]) throws {
+        let indices = names.compactMap { try? Self.index(of: $0) }
+        if indices.count > 1, try groupForDeletion(indices, names: Set(names)) {
+            try request(.deleteLinks(group: Self.deletionGroup))
+            return
+        }
+        var batch = NetlinkBatch()
+        for name in names { batch.append(.deleteLink(name: name)) }
+        for case let error? in try send(batch) where error.errno != ENODEV { throw error }
+    }
+
+    /// Four letters, `knet`: nobody else's number.
+    private static let deletionGroup: UInt32 = 0x6B6E_6574
+
+    /// - Returns: whether the group holds some of the named links and nothing else.
+    private func groupForDeletion(_ indices: [Int32], names: Set<String>) throws -> Bool {
+        var batch = NetlinkBatch()
+        for index in indices { batch.append(.changeLink(index: index, group: Self.deletionGroup)) }
+        for case let error? in try send(batch) where error.errno != ENODEV { throw error }
+        let group = try links().filter { $0.group == Self.deletionGroup }
+        return !group.isEmpty && group.allSatisfy { names.contains($0.name) }
+    }
+
     /// Makes a veth, the host's end up, the peer down.
     public func createVeth(_ request: VethRequest) throws {
         try create(.createVeth(request), name: request.name, alias: request.alias, hasLinkLocal: request.hasLinkLocal)
+    }
+
+    /// Makes an ifb device, up.
+    func createIFB(name: String, alias: String) throws {
+        try create(.createIFB(name: name), name: name, alias: alias, hasLinkLocal: false)
     }
 
     /// Makes a VXLAN device, up.
@@ -131,12 +178,26 @@ extension Link {
             case Int(IFLA_MTU): mtu = Int(attribute.integer(UInt32.self) ?? 0)
             case Int(IFLA_IFALIAS): alias = attribute.text
             case Int(IFLA_MASTER): master = attribute.integer()
+            case Int(IFLA_GROUP): group = attribute.integer() ?? 0
+            case Int(IFLA_LINK): peer = attribute.integer()
+            case Int(IFLA_AF_SPEC): routesLoopback = Self.routesLoopback(attribute)
             case Int(IFLA_LINKINFO):
                 kind = attribute.nested[IFLA_INFO_KIND]?.text
                 if kind == "vxlan", let data = attribute.nested[IFLA_INFO_DATA] { vxlan = VXLAN(data.nested) }
             default: break
             }
         }
+    }
+}
+
+extension Link {
+    /// From the array of all the interface's IPv4 settings.
+    private static func routesLoopback(_ families: NetlinkAttributes.Element) -> Bool {
+        guard let settings = families.nested[AF_INET]?.nested[IFLA_INET_CONF]?.bytes else { return false }
+        // The array begins with the setting of number 1.
+        let offset = (IPV4_DEVCONF_ROUTE_LOCALNET - 1) * MemoryLayout<UInt32>.size
+        guard settings.count >= offset + MemoryLayout<UInt32>.size else { return false }
+        return settings.loadUnaligned(fromByteOffset: offset, as: UInt32.self) != 0
     }
 }
 
@@ -210,7 +271,8 @@ extension NetlinkMessage {
 
     /// Changes what is given and leaves the rest.
     public static func changeLink(
-        index: Int32, up isUp: Bool? = nil, mtu: Int? = nil, mac: MACAddress? = nil, master: Int32? = nil
+        index: Int32, up isUp: Bool? = nil, mtu: Int? = nil, mac: MACAddress? = nil, master: Int32? = nil,
+        group: UInt32? = nil, routesLoopback: Bool? = nil
     ) -> NetlinkMessage {
         var message = NetlinkMessage("change link \(index)", type: RTM_NEWLINK)
         message.put(
@@ -220,6 +282,33 @@ extension NetlinkMessage {
         if let mtu { message.put(IFLA_MTU, UInt32(mtu)) }
         if let mac { message.put(IFLA_ADDRESS, bytes: mac.bytes) }
         if let master { message.put(IFLA_MASTER, UInt32(master)) }
+        if let group { message.put(IFLA_GROUP, group) }
+        if let routesLoopback {
+            message.nest(IFLA_AF_SPEC) { families in
+                families.nest(AF_INET) { ipv4 in
+                    ipv4.nest(IFLA_INET_CONF) {
+                        $0.put(IPV4_DEVCONF_ROUTE_LOCALNET, UInt32(routesLoopback ? 1 : 0))
+                    }
+                }
+            }
+        }
+        return message
+    }
+
+    /// Deletes all links of a group at once, in the time that one takes.
+    static func deleteLinks(group: UInt32) -> NetlinkMessage {
+        var message = NetlinkMessage("delete links of group \(group)", type: RTM_DELLINK)
+        message.put(ifinfomsg())
+        message.put(IFLA_GROUP, group)
+        return message
+    }
+
+    /// An ifb device: what is redirected to it leaves by its queue.
+    static func createIFB(name: String) -> NetlinkMessage {
+        var message = NetlinkMessage("create ifb \(name)", type: RTM_NEWLINK, flags: createFlags)
+        message.put(ifinfomsg())
+        message.put(IFLA_IFNAME, text: name)
+        message.nest(IFLA_LINKINFO) { $0.put(IFLA_INFO_KIND, text: "ifb") }
         return message
     }
 

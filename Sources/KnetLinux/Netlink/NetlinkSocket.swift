@@ -101,11 +101,24 @@ public final class NetlinkSocket {
         throw SystemError("netlink dump", errno: EAGAIN, detail: "the kernel's table changed during ten dumps")
     }
 
+    /// Sends a request that has one answer, and visits that.
+    func get(_ message: consuming NetlinkMessage, visit: (NetlinkReply) -> Void) throws {
+        _ = try exchange(message, flags: 0, visit: visit)
+    }
+
     /// - Returns: whether the dump was consistent.
     private func dumpOnce(_ message: consuming NetlinkMessage, visit: (NetlinkReply) -> Void) throws -> Bool {
+        try exchange(message, flags: NLM_F_DUMP, visit: visit)
+    }
+
+    /// Sends a request and visits its answers: one, or with `NLM_F_DUMP` all until the last.
+    /// - Returns: whether they are consistent.
+    private func exchange(
+        _ message: consuming NetlinkMessage, flags: Int32, visit: (NetlinkReply) -> Void
+    ) throws -> Bool {
         sequence &+= 1
         let own = sequence
-        message.setSequence(own, flags: NLM_F_DUMP)
+        message.setSequence(own, flags: flags)
         let purpose = message.purpose
         try syscall("netlink send") { mnl_socket_sendto(socket, message.bytes.baseAddress, message.bytes.count) }
         var done = false
@@ -124,7 +137,9 @@ public final class NetlinkSocket {
                     if let (number, detail) = Self.outcome(of: reply), number != 0 {
                         throw SystemError(purpose, errno: number, detail: detail)
                     }
-                default: visit(reply)
+                default:
+                    visit(reply)
+                    if flags & NLM_F_DUMP == 0 { done = true }
                 }
                 return !done
             }
@@ -233,6 +248,9 @@ public final class NetlinkPool: Sendable {
         contents.withLock { $0.idle.append(box) }
         return result
     }
+
+    /// Counts the socket of somebody else in this process, such as a library's, among the pool's.
+    public func adopt(port: UInt32) { contents.withLock { _ = $0.ports.insert(port) } }
 
     public func owns(port: UInt32) -> Bool { contents.withLock { $0.ports.contains(port) } }
 }

@@ -215,14 +215,7 @@ public final class AgentServer: Sendable {
         } catch {
             return
         }
-        let done = DispatchSemaphore(value: 0)
-        nonisolated(unsafe) var reply = Data()
-        let handler = handler
-        Task { [request] in
-            reply = await handler(request, namespace)
-            done.signal()
-        }
-        done.wait()
+        let reply = runOnThisThread { [request, handler] in await handler(request, namespace) }
         try? AgentSocket.send(connection.number, reply)
         // The client waits for the end, which closing would bring only after all else here is torn down.
         shutdown(connection.number, Int32(SHUT_WR))

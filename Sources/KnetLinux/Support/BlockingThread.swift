@@ -63,6 +63,76 @@ public func blocking<Result: Sendable>(_ body: @escaping @Sendable () throws -> 
     }
 }
 
+/// Runs an asynchronous `body` on the calling thread and blocks that until it is done. What `body` calls may block too: it
+/// has the thread for itself, and no thread of a pool waits for it.
+public func runOnThisThread<Result: Sendable>(_ body: @escaping @Sendable () async -> Result) -> Result {
+    let executor = ThreadExecutor()
+    nonisolated(unsafe) var result: Result?
+    Task(executorPreference: executor) {
+        result = await body()
+        executor.finish()
+    }
+    executor.drain()
+    // `finish` comes after the result.
+    guard let result else { preconditionFailure("the thread's executor ended before its task") }
+    return result
+}
+
+/// Runs `body`, which may block, on a thread of its own, and suspends the caller meanwhile.
+public func onOwnThread<Result: Sendable>(_ name: String, _ body: @escaping @Sendable () async -> Result) async throws
+    -> Result
+{
+    try await withCheckedThrowingContinuation { continuation in
+        do {
+            try DedicatedThread.start(name: name) { continuation.resume(returning: runOnThisThread(body)) }
+        } catch {
+            continuation.resume(throwing: error)
+        }
+    }
+}
+
+/// The thread that drains it, as the executor of one task.
+private final class ThreadExecutor: TaskExecutor {
+    private struct Queue {
+        var jobs: [UnownedJob] = []
+        var isFinished = false
+    }
+
+    private let queue = Mutex(Queue())
+    private let wakes = DispatchSemaphore(value: 0)
+
+    func enqueue(_ job: consuming ExecutorJob) {
+        let job = UnownedJob(job)
+        let isFinished = queue.withLock { queue in
+            if !queue.isFinished { queue.jobs.append(job) }
+            return queue.isFinished
+        }
+        guard isFinished else {
+            wakes.signal()
+            return
+        }
+        // An actor that the task used may have been left to this executor with the jobs of other tasks.
+        DispatchQueue.global().async { job.runSynchronously(on: self.asUnownedTaskExecutor()) }
+    }
+
+    func finish() {
+        queue.withLock { $0.isFinished = true }
+        wakes.signal()
+    }
+
+    func drain() {
+        while true {
+            wakes.wait()
+            let (jobs, isFinished) = queue.withLock { queue in
+                defer { queue.jobs = [] }
+                return (queue.jobs, queue.isFinished)
+            }
+            for job in jobs { job.runSynchronously(on: asUnownedTaskExecutor()) }
+            if isFinished { return }
+        }
+    }
+}
+
 private final class ThreadBody {
     let name: String
     let run: () -> Void

@@ -18,6 +18,8 @@ final class Daemon: ServiceLifecycle.Service {
     private let attacher: PodAttacher
     private let metrics = CNIMetrics()
     private let gate = RequestGate()
+    /// What was wrong with the store when it was opened.
+    private let storeFault: String?
     /// Held as long as the process lives: one daemon for each state directory.
     private let lock: StateLock
     private let started = ContinuousClock.now
@@ -33,15 +35,24 @@ final class Daemon: ServiceLifecycle.Service {
         self.configPath = configPath
         self.logger = logger
         (reloads, reloader) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
-        for directory in [configuration.agent.runDirectory, configuration.agent.stateDirectory] {
+        let agent = configuration.agent
+        for directory in [agent.runDirectory, agent.stateDirectory] {
             try FileManager.default.createDirectory(
                 atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o755])
         }
-        lock = try StateLock(directory: configuration.agent.stateDirectory)
-        allocations = try AllocationStore(path: configuration.agent.storePath, bootID: BootID.current())
+        lock = try StateLock(directory: agent.stateDirectory)
         kernel = NetworkKernel(pool: pool, nftables: try Nftables())
-        attacher = PodAttacher(
-            allocations: allocations, queue: DelQueue(stateDirectory: configuration.agent.stateDirectory), pool: pool,
+        (allocations, storeFault) = try AllocationStore.open(
+            stateDirectory: agent.stateDirectory, runDirectory: agent.runDirectory, bootID: BootID.current(),
+            now: time(nil))
+        let adopted = try allocations.adopt(try kernel.attachments())
+        if storeFault != nil || adopted > 0 {
+            logger.warning(
+                "attachments were read back from the kernel",
+                metadata: ["op": "start", "count": "\(adopted)", "reason": "\(storeFault ?? "the store lacked them")"])
+        }
+        attacher = try PodAttacher(
+            allocations: allocations, queue: DelQueue(runDirectory: agent.runDirectory), pool: pool,
             metrics: metrics, logger: logger)
         current = Mutex(
             try Self.generation(configuration, allocations: allocations, pool: pool, kernel: kernel, logger: logger))
@@ -102,7 +113,7 @@ final class Daemon: ServiceLifecycle.Service {
         while true {
             let running = generation
             let task = Task { await running.run() }
-            await attacher.sweep(in: running)
+            await sweep(running)
             var next: KnetCore.Configuration?
             while next == nil {
                 guard await reloads.next() != nil else {
@@ -165,8 +176,12 @@ final class Daemon: ServiceLifecycle.Service {
         logger.info(
             "ready", metadata: ["op": "start", "ms": "\(Int((ContinuousClock.now - started) / .milliseconds(1)))"])
         while (try? await Task.sleep(for: .seconds(60))) != nil {
-            await attacher.sweep(in: generation)
+            await sweep(generation)
         }
+    }
+
+    private func sweep(_ generation: Generation) async {
+        try? await onOwnThread("knetd-sweep") { [attacher] in await attacher.sweep(in: generation) }
     }
 
     // MARK: Answers
@@ -192,7 +207,7 @@ final class Daemon: ServiceLifecycle.Service {
     private func status() throws -> StatusReport {
         try StatusReport(
             generation: generation, attachments: allocations.attachments(), failures: metrics.failures,
-            reloadFault: reloadFault.withLock { $0 })
+            reloadFault: reloadFault.withLock { $0 }, storeFault: storeFault)
     }
 
     private func respond(to path: String) -> StatusServer.Response {
@@ -219,10 +234,10 @@ final class StateLock: Sendable {
 
     /// - Throws: where another process has it.
     init(directory: String) throws {
-        let path = "\(directory)/lock"
-        file = SharedDescriptor(try Descriptor(opening: path, O_RDWR | O_CREAT, mode: 0o600))
+        // The folder itself: that works on a full or read-only disk too.
+        file = SharedDescriptor(try Descriptor(opening: directory, O_RDONLY | O_DIRECTORY))
         guard flock(file.number, LOCK_EX | LOCK_NB) == 0 else {
-            throw SystemError("lock \(path)", errno: errno, detail: "another knetd runs with this state directory")
+            throw SystemError("lock \(directory)", errno: errno, detail: "another knetd runs with this state directory")
         }
     }
 }

@@ -55,7 +55,7 @@ final class Generation: Sendable {
         self.dataplane = dataplane
         self.reconcilers = reconcilers
 
-        let attachments = try allocations.attachments().filter(\.isComplete)
+        let attachments = try allocations.attachments().filter { $0.phase == .attached }
         state.update(Set(attachments.map { .attachment($0.id) })) { state in
             for attachment in attachments { state.set(attachment) }
         }

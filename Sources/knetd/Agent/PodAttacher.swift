@@ -6,19 +6,25 @@ import KnetLinux
 import Logging
 import Synchronization
 
-/// Answers what the CNI mode asks. Every command can be repeated: what is done already is found done.
+/// Answers what the CNI mode asks. Every command can be repeated: what is done already is found done. Its methods block in
+/// the kernel and the store: they are to be called on a thread of their own.
 final class PodAttacher: Sendable {
     private let allocations: AllocationStore
     private let pool: NetlinkPool
     private let metrics: CNIMetrics
     private let logger: Logger
     private let queue: DelQueue
+    private let remover: LinkRemover
+    /// The node's own namespace, which is no pod's.
+    private let ownCookie: UInt64
     /// Attachments that a request is working on.
     private let busy = Mutex<Set<AttachmentID>>([])
 
     init(
         allocations: AllocationStore, queue: DelQueue, pool: NetlinkPool, metrics: CNIMetrics, logger: Logger
-    ) {
+    ) throws {
+        remover = LinkRemover(allocations: allocations, pool: pool, logger: logger)
+        ownCookie = try NetworkNamespace.currentCookie()
         self.queue = queue
         self.allocations = allocations
         self.pool = pool
@@ -85,31 +91,34 @@ final class PodAttacher: Sendable {
         guard let namespace, NetworkNamespace.isNamespace(namespace.number) else {
             throw CNIError(.invalidEnvironment, "CNI_NETNS \(request.namespacePath) is not a network namespace")
         }
-        let cookie = try await blocking { try namespace.cookie() }
-        let own = try await blocking { try NetworkNamespace.current().cookie() }
-        guard cookie != own else {
+        let options = try request.options()
+        let chained = options.chained
+        let requested = try Self.requested(request, in: local, chained)
+        let families = chained == nil ? local.podCIDRs.map(\.family) : []
+        let pod = try PodLink.Namespace(namespace, families: families)
+        guard pod.cookie != ownCookie else {
             throw CNIError(
                 .invalidEnvironment, "CNI_NETNS \(request.namespacePath) is this node's own namespace",
                 details: "a pod in the host's network needs no CNI")
         }
-        try await undoEarlier(request, cookie: cookie, in: generation)
+        try await undoEarlier(request, cookie: pod.cookie, in: generation)
 
-        let mtu = Dictionary(
-            uniqueKeysWithValues: local.podCIDRs.map { ($0.family, dataplane.podMTU($0.family, local: local)) })
-        let attachment = try await blocking { [allocations] in
-            try allocations.reserve(
-                Attachment(
-                    id: request.id, network: request.network, podNamespace: request.arguments["K8S_POD_NAMESPACE"],
-                    podName: request.arguments["K8S_POD_NAME"], namespacePath: request.namespacePath,
-                    namespaceCookie: cookie), from: local.podCIDRs.map(AddressRange.init))
-        }
-        let link = PodLink(attachment: attachment, mtu: mtu)
+        let attachment = try await reserve(
+            Attachment(
+                id: request.id, network: request.network, podNamespace: request.arguments["K8S_POD_NAMESPACE"],
+                podName: request.arguments["K8S_POD_NAME"], namespacePath: request.namespacePath,
+                namespaceCookie: pod.cookie, options: options, addresses: chained?.addresses ?? []),
+            from: chained == nil ? local.podCIDRs.map(AddressRange.init) : [], requested: requested)
+        let mtu = local.podCIDRs.map { ($0.family, dataplane.podMTU($0.family, local: local)) }
+        let link = PodLink(attachment: attachment, mtu: Dictionary(uniqueKeysWithValues: mtu))
         do {
-            try await blocking { [pool] in try link.create(in: namespace, pool: pool) }
+            try link.create(in: pod, pool: pool)
             try await putInForce(attachment, in: generation)
-            try await blocking { [allocations] in try allocations.complete(attachment.id) }
+            try allocations.complete(attachment.id)
         } catch {
+            // The interface that the failed ADD made must not be in the way of the next.
             try? await detach(attachment.id, in: generation)
+            await remover.finish(attachment.id)
             throw error
         }
         logger.info(
@@ -118,29 +127,56 @@ final class PodAttacher: Sendable {
                 "op": "ADD", "pod": "\(attachment.title)", "container": "\(attachment.id)",
                 "addresses": "\(attachment.addresses.map(\.description).joined(separator: ","))",
             ])
-        return Self.result(of: link, request).json(version: request.version)
+        let previous = request.config["prevResult"]
+        if chained != nil, let previous { return previous }
+        return Self.result(of: link, request).json(version: request.version, after: previous)
+    }
+
+    /// Where all are taken, those of pods that are leaving are waited for.
+    private func reserve(
+        _ attachment: Attachment, from ranges: [AddressRange], requested: [IPAddress]
+    ) async throws -> Attachment {
+        do {
+            return try allocations.reserve(attachment, from: ranges, requested: requested)
+        } catch where (error is RangeExhausted || error is AlreadyTaken) {
+            await remover.removePending()
+            return try allocations.reserve(attachment, from: ranges, requested: requested)
+        }
+    }
+
+    /// The addresses that the runtime asks for, each in one of this node's ranges.
+    private static func requested(
+        _ request: CNIRequest, in local: LocalNode, _ chained: ChainedLink?
+    ) throws -> [IPAddress] {
+        let requested = try request.requestedAddresses()
+        for address in requested where chained == nil {
+            let range = local.podCIDR(address.family).map(AddressRange.init)
+            guard let range, address >= range.first, address <= range.last else {
+                let allowed = local.podCIDRs.map(AddressRange.init).map { "\($0.first) to \($0.last)" }
+                throw CNIError(
+                    .invalidConfig, "address \(address) cannot be had on this node",
+                    details: "it has \(allowed.joined(separator: " and "))")
+            }
+        }
+        return requested
     }
 
     /// An earlier ADD of the same interface: an error where it still stands, undone where it was cut off or its
     /// namespace is another.
     private func undoEarlier(_ request: CNIRequest, cookie: UInt64, in generation: Generation) async throws {
-        let (earlier, isLinked) = try await blocking { [allocations] in
-            (
-                try allocations.attachment(request.id),
-                (try? NetlinkSocket.index(of: Attachment.hostLink(of: request.id))) != nil
-            )
-        }
-        guard let earlier, !queue.contains(request.id) else {
-            if isLinked || earlier != nil { try await detach(request.id, in: generation) }
-            return
-        }
-        guard !(earlier.isComplete && isLinked && earlier.namespaceCookie == cookie) else {
+        let earlier = try allocations.attachment(request.id)
+        let isLinked = (try? NetlinkSocket.index(of: Attachment.hostLink(of: request.id))) != nil
+        if earlier == nil, !isLinked { return }
+        if let earlier, earlier.phase == .attached, isLinked || earlier.options.chained != nil,
+            earlier.namespaceCookie == cookie, !queue.contains(request.id)
+        {
             let addresses = earlier.addresses.map(\.description).joined(separator: ", ")
             throw CNIError(
                 .alreadyAttached, "container \(request.containerID) has interface \(request.interface) already",
                 details: "with \(addresses); the runtime must run DEL before another ADD")
         }
-        try await detach(request.id, in: generation)
+        if earlier?.phase != .leaving { try await detach(request.id, in: generation) }
+        await remover.finish(request.id)
     }
 
     /// Lets every plugin do its part for the pod, and waits until all have.
@@ -166,24 +202,28 @@ final class PodAttacher: Sendable {
 
     // MARK: DEL and GC
 
-    /// Takes the attachment away, whatever of it is left.
+    /// Takes the attachment away, whatever of it is left. What it had in the kernel is gone when this returns, except for
+    /// the link itself, which nothing leads to any more and which goes in its own time.
     private func detach(_ id: AttachmentID, in generation: Generation) async throws {
         let key = ObjectKey.attachment(id)
         let version = generation.state.update([key]) { $0.remove(key) }
         // Every plugin has let go before the link goes, so that nothing of the old pod can meet a new one of its name.
         for reconciler in generation.reconcilers { try? await reconciler.inForce(key, version: version) }
-        try await blocking { [pool, allocations] in
-            try PodLink.remove(id, pool: pool)
-            try allocations.release(id)
+        do {
+            try allocations.leave(id)
+        } catch {
+            // A full disk must not keep a pod from going: the next sweep sees that link and namespace are gone.
+            logger.warning("DEL is not recorded", metadata: ["container": "\(id)", "reason": "\(error)"])
         }
         queue.remove(id)
+        remover.begin(id)
         logger.info("pod detached", metadata: ["op": "DEL", "container": "\(id)"])
     }
 
     private func collectGarbage(_ request: CNIRequest, in generation: Generation) async throws {
         let valid = try request.validAttachments()
-        let stale = try await blocking { [allocations] in try allocations.attachments() }
-            .filter { $0.network == request.network && !valid.contains($0.id) }
+        let stale = try allocations.attachments()
+            .filter { $0.network == request.network && !valid.contains($0.id) && $0.phase != .leaving }
         var failures: [String] = []
         for attachment in stale {
             do {
@@ -206,21 +246,19 @@ final class PodAttacher: Sendable {
                 try await self.detach(id, in: generation)
             }
         }
-        guard let all = try? await blocking({ [allocations] in try allocations.attachments() }) else { return }
-        for attachment in all {
+        for attachment in (try? allocations.attachments()) ?? [] {
             try? await claim(attachment.id) { try await self.detachIfStale(attachment.id, in: generation) }
         }
     }
 
     private func detachIfStale(_ id: AttachmentID, in generation: Generation) async throws {
-        guard try await blocking({ [self] in try isStale(id) }) else { return }
-        try await detach(id, in: generation)
+        guard let attachment = try allocations.attachment(id), isStale(attachment) else { return }
+        if attachment.phase == .leaving { remover.begin(id) } else { try await detach(id, in: generation) }
     }
 
-    private func isStale(_ id: AttachmentID) throws -> Bool {
-        guard let attachment = try allocations.attachment(id) else { return false }
-        guard attachment.isComplete else { return true }
-        guard (try? NetlinkSocket.index(of: attachment.hostLink)) == nil else { return false }
+    private func isStale(_ attachment: Attachment) -> Bool {
+        guard attachment.phase == .attached else { return true }
+        if attachment.options.chained == nil, (try? NetlinkSocket.index(of: attachment.hostLink)) != nil { return false }
         let cookie = try? NetworkNamespace(path: attachment.namespacePath).cookie()
         return cookie != attachment.namespaceCookie
     }
@@ -228,22 +266,21 @@ final class PodAttacher: Sendable {
     // MARK: CHECK
 
     private func check(_ request: CNIRequest, namespace: NetworkNamespace?, in generation: Generation) async throws {
-        guard let attachment = try await blocking({ [allocations] in try allocations.attachment(request.id) }) else {
+        guard let attachment = try allocations.attachment(request.id), attachment.phase == .attached else {
             throw CNIError(
                 .unknownContainer, "container \(request.containerID) has no interface \(request.interface) of knetd's")
         }
         guard let namespace else { throw CNIError(.invalidEnvironment, "CNI_NETNS cannot be opened") }
-        let cookie = try await blocking { try namespace.cookie() }
-        guard cookie == attachment.namespaceCookie else {
+        let pod = try PodLink.Namespace(namespace)
+        // A cookie of 0 is not known: the record was rebuilt from the kernel.
+        guard [0, pod.cookie].contains(attachment.namespaceCookie) else {
             throw CNIError(.changed, "CNI_NETNS \(request.namespacePath) is not the namespace that ADD was given")
         }
         let claimed = (request.config["prevResult"]?["ips"]?.array ?? []).compactMap {
             $0["address"]?.string?.split(separator: "/").first.flatMap { IPAddress($0) }
         }
         var found = attachment.addresses.filter { !claimed.contains($0) }.map { "prevResult lacks address \($0)" }
-        found += try await blocking { [pool] in
-            try PodLink(attachment: attachment, mtu: [:]).differences(in: namespace, pool: pool)
-        }
+        found += try PodLink(attachment: attachment, mtu: [:]).differences(in: pod, pool: pool)
         let key = ObjectKey.attachment(attachment.id)
         found += generation.reconcilers.compactMap { $0.report.faults[key] }
         guard found.isEmpty else {
@@ -282,6 +319,7 @@ final class PodAttacher: Sendable {
         case let error as RangeExhausted: CNIError(.rangeExhausted, "\(error)")
         case let error as SystemError: CNIError(.kernel, "\(error)")
         case let error as NotInForce: CNIError(.kernel, "\(error)")
+        case let error as AlreadyTaken: CNIError(.alreadyTaken, "\(error)")
         default: CNIError(.inputOutput, "\(error)")
         }
     }

@@ -7,7 +7,10 @@ actor RequestGate {
 
     /// Runs `body` while the gate is open.
     func pass<Result: Sendable>(_ body: @Sendable () async -> Result) async -> Result {
-        while isClosed { await withCheckedContinuation { waiting.append($0) } }
+        // Looked at once more inside: a task with an executor of its own may have suspended on the way in.
+        while isClosed {
+            await withCheckedContinuation { if isClosed { waiting.append($0) } else { $0.resume() } }
+        }
         inside += 1
         let result = await body()
         inside -= 1
@@ -21,7 +24,7 @@ actor RequestGate {
     /// Keeps new requests out and returns when the last one inside is done.
     func close() async {
         isClosed = true
-        if inside > 0 { await withCheckedContinuation { emptied = $0 } }
+        await withCheckedContinuation { if inside > 0 { emptied = $0 } else { $0.resume() } }
     }
 
     func open() {

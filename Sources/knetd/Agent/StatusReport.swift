@@ -23,6 +23,7 @@ struct StatusReport: Codable {
         let interface: String
         let link: String
         let addresses: [IPAddress]
+        let hostPorts: [String]
     }
     struct Range: Codable {
         let cidr: CIDR
@@ -47,10 +48,16 @@ struct StatusReport: Codable {
     /// Documents of the manifests that are skipped.
     let manifestFaults: [String]
     let reloadFault: String?
+    /// What was wrong with the allocations' store at the start.
+    let storeFault: String?
     /// The last CNI requests that failed, oldest first.
     let failures: [CNIMetrics.Failure]
 
-    init(generation: Generation, attachments: [Attachment], failures: [CNIMetrics.Failure], reloadFault: String?) {
+    init(
+        generation: Generation, attachments: [Attachment], failures: [CNIMetrics.Failure], reloadFault: String?,
+        storeFault: String?
+    ) {
+        self.storeFault = storeFault
         self.failures = failures
         let state = generation.state.current
         let reports = generation.reconcilers.map { ($0.name, $0.report) }
@@ -77,10 +84,10 @@ struct StatusReport: Codable {
                     name: node.metadata.name, addresses: IPFamily.allCases.compactMap { node.internalIP($0) },
                     podCIDRs: node.podCIDRs, fault: reports.lazy.compactMap { $0.1.faults[node.key] }.first)
             }
-        allocations = attachments.map {
+        allocations = attachments.filter { $0.phase != .leaving }.map {
             Allocation(
                 pod: $0.title, containerID: $0.id.containerID, interface: $0.id.interface, link: $0.hostLink,
-                addresses: $0.addresses)
+                addresses: $0.addresses, hostPorts: $0.options.hostPorts.map(\.description))
         }
         manifestFaults = generation.source.faults.map(\.description)
         self.reloadFault = reloadFault
@@ -90,6 +97,7 @@ struct StatusReport: Codable {
     var text: String {
         var lines = ["knetd \(version) on node \(node): \(ready ? "ready" : "not ready")"]
         lines += obstacles.map { "  ! \($0)" }
+        if let storeFault { lines.append("  ! \(storeFault)") }
         if let reloadFault { lines.append("  ! last reload refused: \(reloadFault)") }
         lines += manifestFaults.map { "  ! manifest skipped: \($0)" }
         lines += uplinks.map { "uplink   \($0.link)  \($0.address)  MTU \($0.mtu)" }
@@ -108,6 +116,7 @@ struct StatusReport: Codable {
         }
         lines += allocations.map {
             "pod      \($0.pod)  \($0.interface)  \($0.addresses.map(\.description).joined(separator: " "))  \($0.link)"
+                + $0.hostPorts.map { "  \($0)" }.joined()
         }
         lines += failures.map { "failed   \($0.time)  \($0.command) \($0.container)  \($0.reason)" }
         return lines.joined(separator: "\n")

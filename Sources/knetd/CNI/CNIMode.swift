@@ -21,6 +21,9 @@ enum CNIMode {
                 return print(CNIVersion.report(for: config["cniVersion"]?.string ?? version.rawValue))
             }
             let request = try CNIRequest(environment: environment, config: config)
+            if config["type"]?.string == LoopbackMode.type {
+                return print(try LoopbackMode.answer(request, namespace: try open(request)))
+            }
             return print(try answer(request))
         } catch {
             _ = print(error.json(version: version))
@@ -76,12 +79,16 @@ enum CNIMode {
     /// Leaves a DEL for the daemon to do when it is back.
     private static func postpone(_ request: CNIRequest, because error: SystemError) throws(CNIError) -> JSONValue? {
         do {
-            let directory = request.config["stateDirectory"]?.string ?? Defaults.stateDirectory
-            try DelQueue(stateDirectory: directory).add(request.id)
+            try DelQueue(runDirectory: directory(of: request.config["socket"]?.string ?? Defaults.socketPath))
+                .add(request.id)
             return nil
         } catch let failure {
             throw unavailable(request, "\(error), and the DEL could not be queued: \(failure)")
         }
+    }
+
+    private static func directory(of path: String) -> String {
+        path.split(separator: "/", omittingEmptySubsequences: false).dropLast().joined(separator: "/")
     }
 
     /// DEL must succeed when the namespace is gone; ADD and CHECK must not begin without one.
@@ -118,6 +125,5 @@ enum CNIMode {
 enum Defaults {
     static let configPath = "/etc/knetd/knetd.json"
     static let socketPath = "/run/knetd/knetd.sock"
-    static let stateDirectory = "/var/lib/knetd"
     static let cniTimeoutSeconds = 30
 }

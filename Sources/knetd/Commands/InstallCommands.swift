@@ -22,12 +22,15 @@ struct CNIInstallation {
             "plugins": [
                 [
                     "type": "knetd", "socket": .string(configuration.agent.socketPath),
-                    "stateDirectory": .string(configuration.agent.stateDirectory),
                     "timeoutSeconds": .integer(configuration.cni.timeoutSeconds),
+                    "capabilities": ["portMappings": true, "bandwidth": true, "ips": true, "mac": true],
                 ]
             ],
         ]
     }
+
+    /// Runtimes run the plugin `loopback` too; where nobody has put one, this executable is it.
+    private var loopbackPath: String { "\(configuration.cni.binaryDirectory)/\(LoopbackMode.type)" }
 
     /// Writes both files, each in one step, the configuration last: what the runtime sees is always whole.
     func write() throws {
@@ -35,6 +38,7 @@ struct CNIInstallation {
             try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         }
         try place(Data(contentsOf: URL(fileURLWithPath: "/proc/self/exe")), at: binaryPath, mode: 0o755)
+        guard symlink("knetd", loopbackPath) == 0 || errno == EEXIST else { throw SystemError("link \(loopbackPath)") }
         try place(Data((conflist.text(pretty: true) + "\n").utf8), at: conflistPath, mode: 0o644)
     }
 
@@ -66,6 +70,11 @@ struct CNIInstallation {
             }
             try syscall("remove \(conflistPath)") { unlink(conflistPath) }
             removed.append(conflistPath)
+        }
+        if (try? FileManager.default.destinationOfSymbolicLink(atPath: loopbackPath)) == "knetd",
+            unlink(loopbackPath) == 0
+        {
+            removed.append(loopbackPath)
         }
         if unlink(binaryPath) == 0 { removed.append(binaryPath) }
         return removed
@@ -144,7 +153,10 @@ struct CleanupCommand: ParsableCommand {
             for link in links { batch.append(.deleteLink(name: link.name)) }
             return try socket.send(batch).count { $0 == nil }
         }
-        for suffix in ["", "-wal", "-shm"] { _ = unlink(configuration.agent.storePath + suffix) }
+        let agent = configuration.agent
+        for path in AllocationStore.files(stateDirectory: agent.stateDirectory, runDirectory: agent.runDirectory) {
+            unlink(path)
+        }
         unlink(configuration.agent.socketPath)
         for failure in failures { complain("not removed: \(failure.entry): \(failure.reason)") }
         print("removed knetd's routes, devices and tables, \(pods) pod links and the store")
