@@ -59,7 +59,19 @@ public struct LocalNodeReader: Sendable {
         let uplinks = IPFamily.allCases.compactMap { family in
             uplink(family, node: node, kernel: kernel).map { (family, $0) }
         }
-        return LocalNode(name: name, podCIDRs: ranges, uplinks: Dictionary(uniqueKeysWithValues: uplinks))
+        return LocalNode(
+            name: name, podCIDRs: ranges,
+            uplinks: uplinks.isEmpty ? lastUplinks(state) : Dictionary(uniqueKeysWithValues: uplinks))
+    }
+
+    /// While an address is being changed or a cable is out, a node has no uplink for a moment. What rests on the last one
+    /// stays, so that all is there when it comes back.
+    private func lastUplinks(_ state: ClusterState) -> [IPFamily: LocalNode.Uplink] {
+        (state.local?.uplinks ?? [:]).mapValues { uplink in
+            var uplink = uplink
+            uplink.isPresent = false
+            return uplink
+        }
     }
 
     /// The configuration's ranges, else the Node object's, else, in a cluster without Node objects, the first part of each

@@ -1,17 +1,26 @@
 import Glibc
 public import KnetCore
 public import KnetLinux
+import Synchronization
 
 /// Reads and writes `NetworkEntry`s in the network namespace in which it was made.
 public final class NetworkKernel: Sendable {
     private let pool: NetlinkPool
     private let tables: NftablesKernel
+    private let sysctls: SysctlWatch?
+    /// Destinations that had a route of ours. What stands there now was put in its place.
+    private let taken = Mutex<Set<CIDR>>([])
 
-    public init(pool: NetlinkPool, nftables: Nftables) {
+    /// - Parameter sysctls: is to watch the settings that are kept here and of which netlink does not tell.
+    public init(pool: NetlinkPool, nftables: Nftables, sysctls: SysctlWatch? = nil) {
         self.pool = pool
+        self.sysctls = sysctls
         tables = NftablesKernel(nftables)
         if let port = nftables.portID { pool.adopt(port: port) }
     }
+
+    /// Whether a route of ours is, or was until somebody replaced it, the one to `destination`.
+    public func hasRoute(to destination: CIDR) -> Bool { taken.withLock { $0.contains(destination) } }
 
     // MARK: Reading
 
@@ -28,6 +37,7 @@ public final class NetworkKernel: Sendable {
             entries += podLinks.map { link in
                 var state = PodLinkState(name: link.name, routesLoopback: link.routesLoopback)
                 state.isUp = link.isUp
+                if state.routesLoopback { watchLoopback(of: state) }
                 return .podLink(state)
             }
             if !overlay.isEmpty {
@@ -55,6 +65,10 @@ public final class NetworkKernel: Sendable {
             }
             return entries + readSysctls() + (try tables.read())
         }
+    }
+
+    private func watchLoopback(of state: PodLinkState) {
+        sysctls?.watch("net/ipv4/conf/\(state.name)/route_localnet")
     }
 
     func podLinks() throws -> [Link] { try pool.with { try $0.links().filter(PodLink.isPodLink) } }
@@ -85,9 +99,19 @@ public final class NetworkKernel: Sendable {
                 // IPv6 takes no gateway for a route whose present form leads to it over another link: that goes first.
                 let moved = changes.add.compactMap { changes.replaced[$0.id]?.movedIPv6Route(to: $0) }
                 try send(moved, socket, &outcome, done: Self.gone) { try $0.removal() }
-                try send(changes.add.filter(\.isBatched).sorted { $0.rank < $1.rank }, socket, &outcome) {
-                    try $0.addition(replacing: changes.replaced[$0.id])
+                let taken = taken.withLock { $0 }
+                let usurped = changes.add.filter { entry in
+                    changes.replaced[entry.id] == nil
+                        && entry.destination.map { $0.family == .v6 && taken.contains($0) } ?? false
                 }
+                try send(usurped, socket, &outcome, done: Self.gone) { entry in
+                    entry.destination.map { .deleteRoute(Route(destination: $0, index: 0, origin: Route.anyOrigin)) }
+                }
+                try send(changes.add.filter(\.isBatched).sorted { $0.rank < $1.rank }, socket, &outcome) { entry in
+                    try entry.addition(
+                        replacing: changes.replaced[entry.id] != nil || entry.destination.map(taken.contains) ?? false)
+                }
+                note(changes, outcome)
                 try send(
                     changes.remove.filter(\.isBatched).sorted { $0.rank > $1.rank }, socket, &outcome, done: Self.gone
                 ) {
@@ -110,6 +134,14 @@ public final class NetworkKernel: Sendable {
         return outcome
     }
 
+    private func note(_ changes: KernelChanges<NetworkEntry>, _ outcome: KernelOutcome<NetworkEntry>) {
+        let failed = Set(outcome.failures.map(\.entry))
+        taken.withLock { taken in
+            taken.subtract(changes.remove.compactMap(\.destination))
+            taken.formUnion(changes.add.filter { !failed.contains($0) }.compactMap(\.destination))
+        }
+    }
+
     /// What cannot go into a batch of netlink requests, and what the batch builds on.
     private func applyOneByOne(
         _ changes: KernelChanges<NetworkEntry>, _ socket: NetlinkSocket, _ outcome: inout KernelOutcome<NetworkEntry>
@@ -125,6 +157,7 @@ public final class NetworkKernel: Sendable {
                     mustReadBack = try assert(device, replacing: changes.replaced[entry.id], socket)
                 }
                 if mustReadBack { outcome.mustReadBack = true }
+            case .podLink(let state) where state.routesLoopback: watchLoopback(of: state)
             case .table(let table):
                 var mustReadBack = false
                 attempt(entry, &outcome) { mustReadBack = try tables.replace(table) }
@@ -235,7 +268,12 @@ extension NetworkEntry {
         }
     }
 
-    fileprivate func addition(replacing old: NetworkEntry?) throws -> NetlinkMessage? {
+    /// A route's.
+    fileprivate var destination: CIDR? {
+        if case .route(let route) = self { route.destination } else { nil }
+    }
+
+    fileprivate func addition(replacing: Bool) throws -> NetlinkMessage? {
         switch self {
         case .address(let link, let address, let length):
             .addAddress(address, prefixLength: length, index: try NetlinkSocket.index(of: link))
@@ -243,7 +281,7 @@ extension NetworkEntry {
             .replaceNeighbour(Neighbour(index: try NetlinkSocket.index(of: link), address: address, mac: mac))
         case .fdb(let link, let mac, let destination):
             .replaceFDB(FDBEntry(index: try NetlinkSocket.index(of: link), mac: mac, destination: destination))
-        case .route(let route): .addRoute(try route.resolved(), replacing: old != nil)
+        case .route(let route): .addRoute(try route.resolved(), replacing: replacing)
         case .podLink(let state):
             .changeLink(
                 index: try NetlinkSocket.index(of: state.name), up: true, routesLoopback: state.routesLoopback)

@@ -9,6 +9,8 @@ public struct LocalNode: Hashable, Sendable {
         public let subnet: CIDR
         /// Bytes.
         public let mtu: Int
+        /// Whether the kernel has it now; one that is gone is kept until there is another.
+        public var isPresent = true
 
         public init(link: String, address: IPAddress, subnet: CIDR, mtu: Int) {
             self.link = link

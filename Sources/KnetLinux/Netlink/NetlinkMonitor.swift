@@ -1,12 +1,16 @@
 import CMnl
 import Glibc
-import KnetCore
+public import KnetCore
 
 /// What the kernel told about itself.
 public enum KernelEvent: Sendable, Hashable {
     case link
+    /// The host's end of a pod's link is down.
+    case podLinkDown(name: String)
     case address
     case route
+    /// A route that is not ours, in the place of another that may have been.
+    case routeReplaced(CIDR)
     case neighbour
     case sysctl
     case nftables
@@ -93,15 +97,20 @@ extension KernelEvent {
     init?(_ reply: NetlinkReply) {
         switch reply.type {
         case Int(RTM_NEWLINK), Int(RTM_DELLINK):
-            guard let link = Link(reply), !link.name.hasPrefix(Attachment.hostLinkPrefix) || link.kind != "veth" else {
-                return nil
-            }
-            self = .link
+            guard let link = Link(reply) else { return nil }
+            let isPod = link.kind == "veth" && link.name.hasPrefix(Attachment.hostLinkPrefix)
+            if isPod, link.isUp || reply.type == Int(RTM_DELLINK) { return nil }
+            self = isPod ? .podLinkDown(name: link.name) : .link
         case Int(RTM_NEWADDR), Int(RTM_DELADDR): self = .address
         case Int(RTM_NEWROUTE), Int(RTM_DELROUTE):
-            guard let route = Route(reply), route.origin == Route.knetdOrigin || route.destination.prefixLength == 0
-            else { return nil }
-            self = .route
+            guard let route = Route(reply) else { return nil }
+            if route.origin == Route.knetdOrigin || route.destination.prefixLength == 0 {
+                self = .route
+            } else if Int32(reply.header.pointee.nlmsg_flags) & NLM_F_REPLACE != 0 {
+                self = .routeReplaced(route.destination)
+            } else {
+                return nil
+            }
         case Int(RTM_NEWNEIGH), Int(RTM_DELNEIGH):
             guard let fixed = reply.fixed(ndmsg.self) else { return nil }
             let attributes = reply.attributes(after: ndmsg.self)

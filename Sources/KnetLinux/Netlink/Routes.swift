@@ -19,6 +19,8 @@ public struct Route: Hashable, Sendable {
 
     /// The route protocol number that marks knetd's routes; unassigned in the kernel's and iproute2's tables.
     public static let knetdOrigin: UInt8 = 107
+    /// In a deletion: whoever made the route (`RTPROT_UNSPEC`).
+    public static let anyOrigin: UInt8 = 0
     /// RT_TABLE_MAIN of <linux/rtnetlink.h>.
     public static let mainTable: UInt32 = 254
 

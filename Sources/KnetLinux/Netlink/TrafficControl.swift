@@ -88,9 +88,11 @@ extension NetlinkMessage {
         // Priority above, protocol below: all protocols, ETH_P_ALL in network order.
         let information = UInt32(1) << 16 | UInt32(UInt16(3).bigEndian)
         message.put(tcmsg(index, handle: 0, parent: classifierIngress, information: information))
-        message.put(TCA_KIND, text: "matchall")
+        // Every kernel has u32, not every one matchall.
+        message.put(TCA_KIND, text: "u32")
         message.nest(TCA_OPTIONS) { options in
-            options.nest(TCA_MATCHALL_ACT) { actions in
+            options.put(TCA_U32_SEL, bytes: everyPacket)
+            options.nest(TCA_U32_ACT) { actions in
                 actions.nest(1) { action in
                     action.put(TCA_ACT_KIND, text: "mirred")
                     action.nest(TCA_ACT_OPTIONS) {
@@ -104,6 +106,14 @@ extension NetlinkMessage {
             }
         }
         return message
+    }
+
+    /// A selector of one key that compares no bit.
+    private static var everyPacket: [UInt8] {
+        var selector = tc_u32_sel()
+        selector.flags = UInt8(TC_U32_TERMINAL)
+        selector.nkeys = 1
+        return withUnsafeBytes(of: selector) { Array($0) } + [UInt8](repeating: 0, count: MemoryLayout<tc_u32_key>.size)
     }
 
     /// An attribute that is a structure of the kernel's.

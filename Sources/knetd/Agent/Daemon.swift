@@ -15,6 +15,7 @@ final class Daemon: ServiceLifecycle.Service {
     private let allocations: AllocationStore
     private let pool = NetlinkPool()
     private let kernel: NetworkKernel
+    private let sysctls: SysctlWatch
     private let attacher: PodAttacher
     private let metrics = CNIMetrics()
     private let gate = RequestGate()
@@ -41,7 +42,8 @@ final class Daemon: ServiceLifecycle.Service {
                 atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o755])
         }
         lock = try StateLock(directory: agent.stateDirectory)
-        kernel = NetworkKernel(pool: pool, nftables: try Nftables())
+        sysctls = try SysctlWatch()
+        kernel = NetworkKernel(pool: pool, nftables: try Nftables(), sysctls: sysctls)
         (allocations, storeFault) = try AllocationStore.open(
             stateDirectory: agent.stateDirectory, runDirectory: agent.runDirectory, bootID: BootID.current(),
             now: time(nil))
@@ -76,7 +78,8 @@ final class Daemon: ServiceLifecycle.Service {
     }
 
     func run() async throws {
-        try NetlinkMonitor.start(pool: pool) { [weak self] _ in self?.generation.kernelChanged() }
+        try NetlinkMonitor.start(pool: pool) { [weak self] events in self?.generation.kernelChanged(events) }
+        try sysctls.start { [weak self] in self?.generation.kernelChanged([.sysctl]) }
         let agent = generation.configuration.agent
         let http = try await StatusServer.start(agent.statusAddresses) { [weak self] path in
             self?.respond(to: path) ?? .init(status: 503, text: "stopping\n")

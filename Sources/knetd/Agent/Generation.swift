@@ -18,6 +18,7 @@ final class Generation: Sendable {
 
     private let reader: LocalNodeReader
     private let pool: NetlinkPool
+    private let kernel: NetworkKernel
     private let logger: Logger
     private let isKernelChanged = Atomic(false)
     /// Why this node is not known, or why what is known of it is not what its Node says now.
@@ -36,6 +37,7 @@ final class Generation: Sendable {
         self.configuration = configuration
         self.nodeName = nodeName
         self.pool = pool
+        self.kernel = kernel
         self.logger = logger
         reader = LocalNodeReader(name: nodeName, configuration: configuration)
         source = ManifestSource(directory: configuration.cluster.manifests.directory, store: state, logger: logger)
@@ -78,8 +80,20 @@ final class Generation: Sendable {
         }
     }
 
-    /// Something in the kernel changed that is not of our making.
-    func kernelChanged() {
+    /// The kernel told of changes that are not of our making.
+    func kernelChanged(_ events: Set<KernelEvent>) {
+        let isOurs = events.contains { event in
+            switch event {
+            // The link of a pod that leaves goes down too.
+            case .podLinkDown(let name): state.current.attachments.values.contains { $0.hostLink == name }
+            case .routeReplaced(let destination): kernel.hasRoute(to: destination)
+            default: true
+            }
+        }
+        if isOurs { kernelChanged() }
+    }
+
+    private func kernelChanged() {
         isKernelChanged.store(true, ordering: .releasing)
         kernelWaker.yield()
     }

@@ -34,6 +34,7 @@ struct StatusReport: Codable {
         let link: String
         let address: IPAddress
         let mtu: Int
+        let isPresent: Bool
     }
 
     let version: String
@@ -66,7 +67,7 @@ struct StatusReport: Codable {
         obstacles = generation.obstacles
         ready = obstacles.isEmpty
         uplinks = (state.local?.uplinks ?? [:]).sorted { $0.key < $1.key }.map {
-            Uplink(link: $0.value.link, address: $0.value.address, mtu: $0.value.mtu)
+            Uplink(link: $0.value.link, address: $0.value.address, mtu: $0.value.mtu, isPresent: $0.value.isPresent)
         }
         let used = attachments.flatMap(\.addresses)
         ranges = (state.local?.podCIDRs ?? []).map { cidr in
@@ -100,7 +101,7 @@ struct StatusReport: Codable {
         if let storeFault { lines.append("  ! \(storeFault)") }
         if let reloadFault { lines.append("  ! last reload refused: \(reloadFault)") }
         lines += manifestFaults.map { "  ! manifest skipped: \($0)" }
-        lines += uplinks.map { "uplink   \($0.link)  \($0.address)  MTU \($0.mtu)" }
+        lines += uplinks.map { "uplink   \($0.link)  \($0.address)  MTU \($0.mtu)" + ($0.isPresent ? "" : "  gone; what rests on it stays") }
         lines += ranges.map { "range    \($0.cidr)  \($0.used) of \($0.size) in use" }
         for plugin in plugins {
             lines.append(
