@@ -3,12 +3,14 @@ import KnetCore
 public import KnetLinux
 import Synchronization
 
-/// Answers inside one namespace, in both families: TCP with the sender's address, a line's end and all that was sent; UDP
-/// with what came.
+/// Answers inside one namespace, in both families: TCP with the sender's address, a line's end and all that was sent, once
+/// the sender is done; UDP with what came; TCP on the next port with what came, at once and as long as it comes.
 public final class EchoServer: Sendable {
     public static let port: UInt16 = 7007
+    public static let longPort = port + 1
 
     private let stream: SharedDescriptor
+    private let longStream: SharedDescriptor
     private let datagram: SharedDescriptor
     private let isStopped = Atomic(false)
 
@@ -16,18 +18,23 @@ public final class EchoServer: Sendable {
     private static let patience = 200
 
     public init(in namespace: NetworkNamespace) throws {
-        let sockets = try namespace.run { () throws -> (SharedDescriptor, SharedDescriptor) in
-            (SharedDescriptor(try Self.bound(SOCK_STREAM)), SharedDescriptor(try Self.bound(SOCK_DGRAM)))
+        let sockets = try namespace.run { () throws -> (SharedDescriptor, SharedDescriptor, SharedDescriptor) in
+            (
+                SharedDescriptor(try Self.bound(SOCK_STREAM)),
+                SharedDescriptor(try Self.bound(SOCK_STREAM, port: Self.longPort)),
+                SharedDescriptor(try Self.bound(SOCK_DGRAM))
+            )
         }
-        (stream, datagram) = sockets
-        try syscall("listen") { listen(stream.number, 64) }
+        (stream, longStream, datagram) = sockets
+        for socket in [stream, longStream] { try syscall("listen") { listen(socket.number, 64) } }
+        try DedicatedThread.start(name: "echo-long") { [self] in serveLongStreams() }
         try DedicatedThread.start(name: "echo-tcp") { [self] in serveStreams() }
         try DedicatedThread.start(name: "echo-udp") { [self] in serveDatagrams() }
     }
 
     public func stop() { isStopped.store(true, ordering: .relaxed) }
 
-    private static func bound(_ type: __socket_type) throws -> Descriptor {
+    private static func bound(_ type: __socket_type, port: UInt16 = port) throws -> Descriptor {
         let descriptor = try Sockets.open(.v6, type, milliseconds: patience)
         Sockets.set(descriptor.number, (IPPROTO_IPV6), IPV6_V6ONLY, 0)
         Sockets.set(descriptor.number, Int(SOL_SOCKET), SO_REUSEADDR, 1)
@@ -53,6 +60,23 @@ public final class EchoServer: Sendable {
             guard let received = try? Sockets.receiveAll(connection.number) else { continue }
             let greeting = Array("\(Sockets.address(peer)?.description ?? "unknown")\n".utf8)
             try? Sockets.sendAll(connection.number, greeting + received)
+        }
+    }
+
+    private func serveLongStreams() {
+        while !isStopped.load(ordering: .relaxed) {
+            let number = accept(longStream.number, nil, nil)
+            guard number >= 0 else { continue }
+            try? DedicatedThread.start(name: "echo-stream") { [self] in
+                let connection = Descriptor(owning: number)
+                Sockets.limit(connection.number, milliseconds: Self.patience)
+                var buffer = [UInt8](repeating: 0, count: 1 << 16)
+                while !isStopped.load(ordering: .relaxed) {
+                    let count = recv(connection.number, &buffer, buffer.count, 0)
+                    if count == 0 || (count < 0 && errno != EAGAIN) { return }
+                    if count > 0, (try? Sockets.sendAll(connection.number, Array(buffer[..<count]))) == nil { return }
+                }
+            }
         }
     }
 

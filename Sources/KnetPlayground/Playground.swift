@@ -47,8 +47,8 @@ public final class Playground {
     private static let root = "/run/knetd-playground"
 
     public let directory: String
-    /// The knetd that is played with.
-    public let executable: String
+    /// The knetd that is played with. Another one is in force with the next start of a daemon.
+    public var executable: String
     private var record: Record
 
     public var manifests: String { "\(directory)/manifests" }
@@ -124,10 +124,19 @@ public final class Playground {
 
     // MARK: Nodes
 
-    public func startDaemon(_ name: String) throws {
+    /// - Parameters:
+    ///   - environment: beside the caller's.
+    ///   - bootID: a file that the daemon sees in the place of the kernel's; it is mounted for the daemon alone.
+    public func startDaemon(_ name: String, environment: [String: String] = [:], bootID: String? = nil) throws {
         guard let index = record.nodes.firstIndex(where: { $0.name == name }) else { throw unknown(name) }
+        let run = [executable, "run", "--config", configurationPath(name)]
+        let mounted = bootID.map { file in
+            let script = "mount --bind \(file) /proc/sys/kernel/random/boot_id && exec \"$@\""
+            return ["unshare", "--mount", "sh", "-c", script, "sh"] + run
+        }
+        let command = mounted ?? run
         record.nodes[index].process = try ChildProcess.start(
-            executable, ["run", "--config", configurationPath(name)], in: try namespace(name),
+            command[0], Array(command.dropFirst()), environment: environment, in: try namespace(name),
             log: "\(directory)/\(name)/knetd.log")
         try save()
     }
@@ -140,6 +149,12 @@ public final class Playground {
     }
 
     public func process(of node: String) -> Int32 { record.nodes.first { $0.name == node }?.process ?? 0 }
+
+    /// Whether the node's daemon runs.
+    public func isAlive(_ node: String) throws -> Bool {
+        guard let node = record.nodes.first(where: { $0.name == node }) else { throw unknown(node) }
+        return isDaemon(node) && waitpid(node.process, nil, WNOHANG) == 0
+    }
 
     public func waitUntilReady(_ name: String, seconds: Int = 20) throws {
         let deadline = ContinuousClock.now + .seconds(seconds)

@@ -159,3 +159,32 @@ public final class DatagramClient {
         return false
     }
 }
+
+/// One connection of TCP that asks an `EchoServer`'s long port again and again.
+public final class StreamClient: Sendable {
+    private let descriptor: SharedDescriptor
+
+    /// - Parameter milliseconds: how long one answer may take.
+    public init(
+        to address: IPAddress, port: UInt16 = EchoServer.longPort, in namespace: NetworkNamespace,
+        milliseconds: Int = 2000
+    ) throws {
+        descriptor = try namespace.run { () throws -> SharedDescriptor in
+            let descriptor = try Sockets.open(address.family, SOCK_STREAM, milliseconds: milliseconds)
+            try Sockets.connect(descriptor.number, to: address, port: port)
+            return SharedDescriptor(descriptor)
+        }
+    }
+
+    /// Sends so many bytes and waits until they are back.
+    public func exchange(bytes: Int) throws {
+        try Sockets.sendAll(descriptor.number, [UInt8](repeating: 7, count: bytes))
+        var left = bytes
+        var buffer = [UInt8](repeating: 0, count: bytes)
+        while left > 0 {
+            let count = try syscall("receive") { recv(descriptor.number, &buffer, left, 0) }
+            guard count > 0 else { throw Prober.Wrong(description: "the connection was closed") }
+            left -= count
+        }
+    }
+}

@@ -62,11 +62,11 @@ import Testing
 
             try playground.waitUntilReady("node1")
             usleep(300_000)
-            let before = try metric("knetd_netlink_writes_total", of: "node1", playground)
+            let before = try metric("knetd_kernel_writes_total", of: "node1", playground)
             try playground.writeNode("peer7", host: 240, podCIDRs: [try #require(CIDR("10.42.200.0/24"))])
             try eventually { try routes(playground).contains("10.42.200.0/24") }
             usleep(100_000)
-            let writes = try metric("knetd_netlink_writes_total", of: "node1", playground) - before
+            let writes = try metric("knetd_kernel_writes_total", of: "node1", playground) - before
             // A route and a neighbour of the new range, the FDB entry's new address; the old route and neighbour go.
             #expect(writes == 5, "\(writes) netlink requests")
         }

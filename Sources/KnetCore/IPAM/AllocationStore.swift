@@ -157,7 +157,14 @@ public final class AllocationStore: Sendable {
     }
 
     private func write<Result>(_ body: (Database) throws -> Result) throws -> Result {
-        do { return try database.write(body) } catch let error as DatabaseError { throw StoreFailure(path, error) }
+        do {
+            CrashPoint.pass()
+            let result = try database.write(body)
+            CrashPoint.pass()
+            return result
+        } catch let error as DatabaseError {
+            throw StoreFailure(path, error)
+        }
     }
 
     private func read<Result>(_ body: (Database) throws -> Result) throws -> Result {

@@ -10,10 +10,6 @@ public final class NetlinkSocket {
     private var sequence: UInt32 = 0
     public let portID: UInt32
 
-    /// Requests that change the kernel, sent by this process since its start.
-    public static var writes: Int { writeCounter.load(ordering: .relaxed) }
-    private static let writeCounter = Atomic(0)
-
     /// Requests that are sent before their answers are read: few enough that the answers fit the receive buffer.
     private static let window = 64
 
@@ -60,8 +56,9 @@ public final class NetlinkSocket {
             sequence &+= UInt32(range.count)
             var bytes: [UInt8] = []
             batch.serialise(range, firstSequence: first, into: &bytes)
-            try syscall("netlink send") { mnl_socket_sendto(socket, bytes, bytes.count) }
-            Self.writeCounter.add(range.count, ordering: .relaxed)
+            try KernelWrites.during(range.count) { () throws(SystemError) in
+                try syscall("netlink send") { mnl_socket_sendto(socket, bytes, bytes.count) }
+            }
             try collectAcknowledgements(count: range.count, first: first) { index, error in
                 errors[range.lowerBound + index] = error
             } purpose: {

@@ -18,14 +18,14 @@ public final class Nftables: Sendable {
     /// Under which events of our own making come; `nil` where the context's socket could not be told.
     public let portID: UInt32?
 
-    /// How `run` prints.
-    public enum Output: UInt32, Sendable {
+    /// How `execute` prints.
+    private enum Output {
         /// As `nft` does, without the elements of sets.
         case terse
         /// As `nft --json --numeric-protocol` does.
         case json
 
-        fileprivate var flags: UInt32 {
+        var flags: UInt32 {
             switch self {
             case .terse: UInt32(NFT_CTX_OUTPUT_TERSE)
             case .json: UInt32(NFT_CTX_OUTPUT_JSON | NFT_CTX_OUTPUT_NUMERIC_PROTO)
@@ -45,10 +45,13 @@ public final class Nftables: Sendable {
     }
 
     /// Runs commands in nft's own syntax, all of them in one transaction.
-    /// - Returns: what `nft` would print.
     /// - Throws: `NftablesError` with libnftables' message.
-    @discardableResult
-    public func run(_ commands: String, output: Output = .terse) throws(NftablesError) -> String {
+    public func run(_ commands: String) throws(NftablesError) {
+        _ = try KernelWrites.during { () throws(NftablesError) in try execute(commands, output: .terse) }
+    }
+
+    /// - Returns: what `nft` would print.
+    private func execute(_ commands: String, output: Output) throws(NftablesError) -> String {
         let (status, output, errors) = context.withLock { context in
             nft_ctx_output_set_flags(context.pointer, output.flags)
             let status = nft_run_cmd_from_buffer(context.pointer, commands)
@@ -63,7 +66,7 @@ public final class Nftables: Sendable {
     /// A table as `nft --terse list table` prints it; `nil` where there is none.
     public func list(table: String) throws(NftablesError) -> String? {
         do {
-            return try run("list table \(table)")
+            return try execute("list table \(table)", output: .terse)
         } catch  where error.isAbsence {
             return nil
         }
@@ -75,7 +78,7 @@ public final class Nftables: Sendable {
     public func elements(of set: String) throws -> [(key: String, value: String?)] {
         let output: String
         do throws(NftablesError) {
-            output = try run("list \(set)", output: .json)
+            output = try execute("list \(set)", output: .json)
         } catch {
             if error.isAbsence { return [] }
             throw error

@@ -13,6 +13,8 @@ public enum Sysctl {
     public static func write(_ name: String, _ value: String) throws(SystemError) {
         let file = try Descriptor(opening: "/proc/sys/\(name)", O_WRONLY)
         let bytes = Array(value.utf8)
-        try syscall("write sysctl \(name)=\(value)") { Glibc.write(file.number, bytes, bytes.count) }
+        try KernelWrites.during { () throws(SystemError) in
+            try syscall("write sysctl \(name)=\(value)") { Glibc.write(file.number, bytes, bytes.count) }
+        }
     }
 }

@@ -30,8 +30,9 @@ enum MetricsPage {
             page.sample("knetd_range_addresses_used", ["cidr": range.cidr.description], Double(range.used))
         }
         reconcilers(generation.reconcilers.map { ($0.name, $0.report) }, &page)
-        page.family("knetd_netlink_writes_total", "counter", "Netlink requests that change the kernel.")
-        page.sample("knetd_netlink_writes_total", [:], Double(NetlinkSocket.writes))
+        page.family(
+            "knetd_kernel_writes_total", "counter", "Netlink requests, nftables transactions and sysctls that change the kernel.")
+        page.sample("knetd_kernel_writes_total", [:], Double(KernelWrites.total))
         page.family("knetd_cni_requests_total", "counter", "CNI requests by command and outcome.")
         for (command, figures) in cni.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
             page.sample(
