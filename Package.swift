@@ -82,7 +82,7 @@ let package = Package(
         ),
         .target(
             name: "KnetPlayground",
-            dependencies: ["KnetCore", "KnetLinux"],
+            dependencies: ["CMnl", "KnetCore", "KnetLinux"],
             swiftSettings: strict
         ),
         .executableTarget(

@@ -31,6 +31,7 @@ static inline unsigned int knet_nlmsg_hdrlen(void) { return MNL_NLMSG_HDRLEN; }
 
 // <pthread.h>, <sched.h>, <sys/mount.h> and others declare these only under _GNU_SOURCE, which Swift's Glibc module is not built with.
 extern int pthread_setname_np(unsigned long thread, const char *name);
+extern int pipe2(int ends[2], int flags);
 extern int accept4(int socket, struct sockaddr *address, socklen_t *length, int flags);
 extern int setns(int fd, int nstype);
 extern int unshare(int flags);

@@ -1,3 +1,4 @@
+import CMnl
 import Glibc
 public import KnetLinux
 
@@ -17,9 +18,11 @@ public enum ChildProcess {
     ///   - environment: beside the caller's.
     ///   - input: given on standard input.
     ///   - namespace: `nil` for the caller's own.
+    ///   - seconds: after which the program is killed; `nil` waits for ever.
+    /// - Throws: `ETIMEDOUT` where it had to be killed.
     public static func run(
         _ executable: String, _ arguments: [String], environment: [String: String] = [:], input: String = "",
-        in namespace: NetworkNamespace? = nil
+        in namespace: NetworkNamespace? = nil, seconds: Int? = nil
     ) throws -> Outcome {
         let stdin = try Pipe()
         let stdout = try Pipe()
@@ -33,7 +36,12 @@ public enum ChildProcess {
         signal(SIGPIPE, SIG_IGN)
         if !bytes.isEmpty { _ = write(stdin.writing, bytes, bytes.count) }
         close(stdin.writing)
-        let texts = readAll([stdout.reading, stderr.reading])
+        let deadline = seconds.map { ContinuousClock.now + .seconds($0) }
+        guard let texts = readAll([stdout.reading, stderr.reading], deadline: deadline) else {
+            kill(process, SIGKILL)
+            _ = wait(process)
+            throw SystemError("run \(executable)", errno: ETIMEDOUT, detail: "killed after \(seconds ?? 0) s")
+        }
         return Outcome(status: wait(process), output: texts[0], errors: texts[1])
     }
 
@@ -105,21 +113,26 @@ public enum ChildProcess {
 
         init() throws {
             var ends: [Int32] = [0, 0]
-            try syscall("pipe") { pipe(&ends) }
-            for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+            // Closed on exec from the first moment: a program that another thread starts would hold it open for its life.
+            try syscall("pipe") { pipe2(&ends, O_CLOEXEC) }
             reading = ends[0]
             writing = ends[1]
         }
     }
 
     /// Reads several pipes to their ends, as data comes, and closes them.
-    private static func readAll(_ descriptors: [Int32]) -> [String] {
+    /// - Returns: `nil` where the ends did not come by the deadline.
+    private static func readAll(_ descriptors: [Int32], deadline: ContinuousClock.Instant?) -> [String]? {
         var collected = [[UInt8]](repeating: [], count: descriptors.count)
         var isOpen = Set(descriptors.indices)
         var buffer = [UInt8](repeating: 0, count: 1 << 16)
         while !isOpen.isEmpty {
             var polled = isOpen.sorted().map { pollfd(fd: descriptors[$0], events: Int16(POLLIN), revents: 0) }
-            poll(&polled, nfds_t(polled.count), -1)
+            let left = deadline.map { max(Int32(($0 - ContinuousClock.now) / .milliseconds(1)), 0) }
+            if poll(&polled, nfds_t(polled.count), left ?? -1) == 0 {
+                for descriptor in isOpen { close(descriptors[descriptor]) }
+                return nil
+            }
             for (index, entry) in zip(isOpen.sorted(), polled) where entry.revents != 0 {
                 let count = read(entry.fd, &buffer, buffer.count)
                 if count > 0 {
