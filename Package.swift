@@ -34,7 +34,9 @@ let pluginTargets: [Target] = plugins.flatMap { plugin -> [Target] in
 
 let package = Package(
     name: "knetd",
-    products: [.executable(name: "knetd", targets: ["knetd"])],
+    products: [
+        .executable(name: "knetd", targets: ["knetd"]), .executable(name: "knetd-bench", targets: ["knetd-bench"]),
+    ],
     traits: Set(plugins.map { .trait(name: $0.trait, description: $0.summary) })
         .union([.default(enabledTraits: Set(plugins.map(\.trait)))]),
     dependencies: [
@@ -83,6 +85,14 @@ let package = Package(
         .target(
             name: "KnetPlayground",
             dependencies: ["CMnl", "KnetCore", "KnetLinux"],
+            swiftSettings: strict
+        ),
+        .executableTarget(
+            name: "knetd-bench",
+            dependencies: [
+                "CMnl", "KnetCore", "KnetLinux", "KnetPlayground",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
             swiftSettings: strict
         ),
         .executableTarget(

@@ -1,11 +1,11 @@
-import Glibc
-import KnetCore
-import KnetLinux
+package import Glibc
+package import KnetCore
+package import KnetLinux
 
 /// Blocking sockets with time limits. A socket belongs to the network namespace of the thread that opened it, whoever
 /// uses it later.
-enum Sockets {
-    static func open(_ family: IPFamily, _ type: __socket_type, _ transport: Int = 0, milliseconds: Int) throws
+package enum Sockets {
+    package static func open(_ family: IPFamily, _ type: __socket_type, _ transport: Int = 0, milliseconds: Int) throws
         -> Descriptor
     {
         let descriptor = Descriptor(
@@ -17,20 +17,20 @@ enum Sockets {
         return descriptor
     }
 
-    static func limit(_ descriptor: Int32, milliseconds: Int) {
+    package static func limit(_ descriptor: Int32, milliseconds: Int) {
         var time = timeval(tv_sec: milliseconds / 1000, tv_usec: milliseconds % 1000 * 1000)
         for option in [SO_RCVTIMEO, SO_SNDTIMEO] {
             setsockopt(descriptor, SOL_SOCKET, option, &time, socklen_t(MemoryLayout<timeval>.size))
         }
     }
 
-    static func set(_ descriptor: Int32, _ level: Int, _ option: Int32, _ value: Int32) {
+    package static func set(_ descriptor: Int32, _ level: Int, _ option: Int32, _ value: Int32) {
         var value = value
         setsockopt(descriptor, Int32(level), option, &value, socklen_t(MemoryLayout<Int32>.size))
     }
 
     /// Calls `body` with the address as the kernel wants it.
-    static func with<Result>(
+    package static func with<Result>(
         _ address: IPAddress, port: UInt16, _ body: (UnsafePointer<sockaddr>, socklen_t) throws -> Result
     ) rethrows -> Result {
         var storage = sockaddr_storage()
@@ -58,14 +58,14 @@ enum Sockets {
         }
     }
 
-    static func connect(_ descriptor: Int32, to address: IPAddress, port: UInt16) throws {
+    package static func connect(_ descriptor: Int32, to address: IPAddress, port: UInt16) throws {
         try with(address, port: port) { pointer, length in
             _ = try syscall("connect to \(address)") { Glibc.connect(descriptor, pointer, length) }
         }
     }
 
     /// The address in `storage`; IPv4 inside IPv6 is shown as IPv4.
-    static func address(_ storage: sockaddr_storage) -> IPAddress? {
+    package static func address(_ storage: sockaddr_storage) -> IPAddress? {
         withUnsafeBytes(of: storage) { bytes in
             if Int32(storage.ss_family) == AF_INET { return IPAddress(bytes: bytes[4..<8]) }
             let six = bytes[8..<24]
@@ -74,7 +74,7 @@ enum Sockets {
         }
     }
 
-    static func sendAll(_ descriptor: Int32, _ bytes: [UInt8]) throws {
+    package static func sendAll(_ descriptor: Int32, _ bytes: [UInt8]) throws {
         var sent = 0
         while sent < bytes.count {
             sent += try syscall("send") {
@@ -86,7 +86,7 @@ enum Sockets {
         }
     }
 
-    static func receiveAll(_ descriptor: Int32) throws -> [UInt8] {
+    package static func receiveAll(_ descriptor: Int32) throws -> [UInt8] {
         var all: [UInt8] = []
         var buffer = [UInt8](repeating: 0, count: 1 << 16)
         while true {

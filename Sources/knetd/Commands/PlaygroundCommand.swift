@@ -11,7 +11,7 @@ struct PlaygroundCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "playground",
         abstract: "Several nodes with pods on this machine, as network namespaces; needs root, no containers.",
-        subcommands: [Up.self, Status.self, Exec.self, PodCommand.self, Down.self, Demo.self, Bench.self])
+        subcommands: [Up.self, Status.self, Exec.self, PodCommand.self, Down.self, Demo.self])
 
     struct NameOption: ParsableArguments {
         @Option(help: "The playground's name.") var name = "default"
@@ -113,19 +113,6 @@ struct PlaygroundCommand: ParsableCommand {
         @OptionGroup var name: NameOption
 
         func run() throws { try name.open().down() }
-    }
-
-    struct Bench: ParsableCommand {
-        static let configuration = CommandConfiguration(
-            abstract: "Time CNI ADD and DEL beside the reference plugins, in the same run.")
-        @Option(help: "How many pods each attaches, one after the other.") var pods = 50
-
-        func run() throws {
-            var options = Playground.Options()
-            options.name = "bench-\(getpid())"
-            options.nodes = 1
-            print(try withPlayground(options) { try CNIBenchmark($0, pods: pods).text })
-        }
     }
 
     struct Demo: ParsableCommand {

@@ -1,0 +1,59 @@
+import KnetCore
+
+/// A promise of the design, held against what was measured.
+struct Target {
+    let what: String
+    /// In `unit`; `nil` where this run did not measure it.
+    let measured: Double?
+    /// Not to be exceeded.
+    let limit: Double
+    let unit: String
+
+    var isMet: Bool? { measured.map { $0 <= limit } }
+
+    private var verdict: String { isMet.map { $0 ? "met" : "missed" } ?? "not measured" }
+
+    var json: JSONValue {
+        [
+            "what": .string(what), "measured": Figure.json(measured), "target": Figure.json(limit),
+            "unit": .string(unit), "verdict": .string(verdict),
+        ]
+    }
+
+    static func text(_ targets: [Target]) -> String {
+        let rows = targets.map {
+            [$0.what, Figure.text($0.measured), "≤ \(Figure.text($0.limit))", $0.unit, $0.verdict]
+        }
+        return "Targets\n" + Columns.text([["", "measured", "target", "", ""]] + rows)
+    }
+
+    /// - Parameter sections: that were measured.
+    static func all(_ report: Report, _ sections: [SectionName]) -> [Target] {
+        sections.flatMap { section in
+            switch section {
+            case .cni: cni(report)
+            }
+        }
+    }
+
+    /// The faster of the reference chains counts.
+    private static func cni(_ report: Report) -> [Target] {
+        let full = [
+            ("ADD with hostPort, of the reference chain", "cni.add", 1.0 / 8),
+            ("DEL with hostPort, of the reference chain", "cni.del", 1.0 / 8),
+            ("ADD with hostPort, at once, of the reference chain", "cni.add.at-once", 1.0 / 15),
+            ("DEL with hostPort, at once, of the reference chain", "cni.del.at-once", 1.0 / 15),
+        ].map { what, table, limit in
+            let fastest = [CNISection.iptables, CNISection.nftables].compactMap { report.median(table, $0) }.min()
+            return Target(
+                what: what, measured: divide(report.median(table, CNISection.knetd), fastest), limit: limit, unit: "×")
+        }
+        let dual = report.median("cni.dual.add", CNISection.knetd)
+        return full + [Target(what: "dual-stack ADD", measured: dual, limit: 12, unit: "ms")]
+    }
+
+    private static func divide(_ value: Double?, _ other: Double?) -> Double? {
+        guard let value, let other, other > 0 else { return nil }
+        return value / other
+    }
+}
