@@ -25,6 +25,7 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 
 // Function-like macros do not reach Swift.
 static inline unsigned int knet_nlmsg_hdrlen(void) { return MNL_NLMSG_HDRLEN; }
@@ -45,6 +46,14 @@ static const int knet_mnt_detach = 2;              // <linux/fs.h> MNT_DETACH
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71
 #endif
+
+// Keeps the calling thread on one processor, 0 to 1023 (sched_setaffinity(2)); <sched.h> hides cpu_set_t likewise.
+static inline long knet_pin_to_processor(unsigned int processor) {
+    unsigned long mask[1024 / (8 * sizeof(unsigned long))] = {0};
+    if (processor >= 1024) { errno = EINVAL; return -1; }
+    mask[processor / (8 * sizeof mask[0])] = 1UL << processor % (8 * sizeof mask[0]);
+    return syscall(SYS_sched_setaffinity, 0, sizeof mask, mask);
+}
 
 // Sends bytes with an open descriptor beside them (SCM_RIGHTS), or without one where `descriptor` is negative.
 static inline long knet_send_with_descriptor(int socket, const void *bytes, unsigned long count, int descriptor) {

@@ -1,21 +1,27 @@
-import KnetCore
-import KnetLinux
+package import KnetCore
+package import KnetLinux
 
 /// The network between the nodes: a namespace with a bridge that all nodes hang on and that routes to an outside host,
 /// which knows nothing of pods.
-struct Lan {
+package struct Lan {
     /// Addresses of the playground's networks: documentation and private ranges that knetd's defaults do not touch.
     static let prefixes: [IPFamily: (network: String, length: Int)] = [.v4: ("192.168.77.", 24), .v6: ("fd77::", 64)]
     static let outsidePrefixes: [IPFamily: (network: String, length: Int)] = [
         .v4: ("203.0.113.", 24), .v6: ("fd99::", 64),
     ]
 
-    let namespace: NetworkNamespace
-    let families: [IPFamily]
+    package let namespace: NetworkNamespace
+    package let families: [IPFamily]
     /// Bytes.
-    let mtu: Int
+    package let mtu: Int
 
-    static func address(_ family: IPFamily, host: Int, outside: Bool = false) -> IPAddress? {
+    package init(namespace: NetworkNamespace, families: [IPFamily], mtu: Int) {
+        self.namespace = namespace
+        self.families = families
+        self.mtu = mtu
+    }
+
+    package static func address(_ family: IPFamily, host: Int, outside: Bool = false) -> IPAddress? {
         (outside ? outsidePrefixes : prefixes)[family].flatMap { prefix in
             IPAddress(prefix.network + (family == .v4 ? "\(host)" : String(host, radix: 16)))
         }
@@ -24,7 +30,7 @@ struct Lan {
     private static func prefixLength(_ family: IPFamily) -> Int { prefixes[family]?.length ?? family.bits }
 
     /// Builds the bridge and the router.
-    func build() throws {
+    package func build() throws {
         try namespace.run {
             try Self.skipDuplicateDetection()
             let socket = try NetlinkSocket()
@@ -43,7 +49,7 @@ struct Lan {
 
     /// Connects a node to the bridge.
     /// - Parameter host: the last part of its addresses.
-    func connect(_ node: NetworkNamespace, name: String, host: Int) throws {
+    package func connect(_ node: NetworkNamespace, name: String, host: Int) throws {
         try plug(node, name: name)
         try namespace.run {
             let socket = try NetlinkSocket()

@@ -86,15 +86,17 @@ struct BenchCommand: ParsableCommand {
 
 /// What `--only` takes.
 enum SectionName: String, CaseIterable, ExpressibleByArgument {
-    case cni
+    case cni, path
 
     static let allValueDescriptions = [
         "cni": "CNI ADD and DEL beside the reference plugins",
+        "path": "TCP between pods beside bare veth, bridge, direct routes and Flannel's way",
     ]
 
     func measure(_ stage: Stage) throws -> [Table] {
         switch self {
         case .cni: try CNISection(stage).measure()
+        case .path: try PathSection(stage).measure()
         }
     }
 }

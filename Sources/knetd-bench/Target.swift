@@ -32,6 +32,7 @@ struct Target {
         sections.flatMap { section in
             switch section {
             case .cni: cni(report)
+            case .path: path(report)
             }
         }
     }
@@ -50,6 +51,29 @@ struct Target {
         }
         let dual = report.median("cni.dual.add", CNISection.knetd)
         return full + [Target(what: "dual-stack ADD", measured: dual, limit: 12, unit: "ms")]
+    }
+
+    private static func path(_ report: Report) -> [Target] {
+        let table = "path.same.request"
+        let routed = report.median(table, PathSection.routed)
+        return [
+            Target(
+                what: "request p50, same node, routed, of bare veth",
+                measured: divide(routed, report.median(table, SameNode.bareVeth)), limit: 1.10, unit: "×"),
+            Target(
+                what: "request p50, same node, routed, of the bridge",
+                measured: divide(routed, report.median(table, SameNode.bridge)), limit: 1, unit: "×"),
+            Target(
+                what: "stream on one processor, two nodes: Flannel's way, of overlay",
+                measured: divide(
+                    report.median("path.cross.throughput.one-processor", CrossNode.flannel),
+                    report.median("path.cross.throughput.one-processor", PathSection.overlay)), limit: 1, unit: "×"),
+            Target(
+                what: "request p50, two nodes: overlay, of Flannel's way",
+                measured: divide(
+                    report.median("path.cross.request", PathSection.overlay),
+                    report.median("path.cross.request", CrossNode.flannel)), limit: 1, unit: "×"),
+        ]
     }
 
     private static func divide(_ value: Double?, _ other: Double?) -> Double? {

@@ -1,0 +1,144 @@
+import KnetLinux
+
+/// Paths that are measured in turn.
+struct PathTurns {
+    private enum Kind: String, CaseIterable {
+        case stream = "one TCP stream, each end on a processor of its own"
+        case streamTogether = "one TCP stream, both ends on one processor"
+        case pinned = "TCP request and response of 1 byte, both ends on one processor"
+        case free = "TCP request and response of 1 byte, ends where the scheduler puts them"
+        case connections = "TCP connect, 1 byte there and back, close, both ends on one processor"
+
+        var placement: Load.Placement {
+            switch self {
+            case .stream: .apart
+            case .streamTogether, .pinned, .connections: .together
+            case .free: .free
+            }
+        }
+    }
+
+    private enum Figure: String, CaseIterable {
+        case throughput, cost
+        case throughputTogether = "throughput.one-processor"
+        case request, requestRate = "request.rate", requestRateFree = "request.rate.free"
+        case connect, connectRate = "connect.rate"
+
+        var title: (text: String, unit: String) {
+            switch self {
+            case .throughput: (Kind.stream.rawValue, "Gbit/s")
+            case .cost: ("\(Kind.stream.rawValue): work of all processors", "ms/Gbit")
+            case .throughputTogether: (Kind.streamTogether.rawValue, "Gbit/s")
+            case .request: (Kind.pinned.rawValue, "µs")
+            case .requestRate: ("\(Kind.pinned.rawValue): rate", "1/s")
+            case .requestRateFree: ("\(Kind.free.rawValue): rate", "1/s")
+            case .connect: (Kind.connections.rawValue, "µs")
+            case .connectRate: ("\(Kind.connections.rawValue): rate", "1/s")
+            }
+        }
+
+        var remark: String? {
+            switch self {
+            case .throughput:
+                "Which processor wakes the other when has the most to say here; the path itself shows on one processor."
+            case .cost: "What other programs did meanwhile is in it."
+            case .requestRateFree: "This tells of the wake-ups of idle processors more than of the paths."
+            default: nil
+            }
+        }
+    }
+
+    /// Stands before the figures' names in the tables' ids.
+    let id: String
+    /// Where the pods are, for titles.
+    let place: String
+    /// The path that the others are compared with.
+    let base: Table.Base
+    private var paths: [Path] = []
+    private var collectors = Dictionary(Figure.allCases.map { ($0, Collector()) }) { $1 }
+
+    init(id: String, place: String, base: Table.Base) {
+        self.id = id
+        self.place = place
+        self.base = base
+    }
+
+    /// Builds a path and tries it. One that fails is out; the others go on.
+    mutating func enter(_ name: String, _ build: () throws -> Path) throws {
+        try Progress.step("building a path, \(place): \(name)")
+        do {
+            let path = try build()
+            for pod in [path.client, path.server] { try pod.run(Self.prepare) }
+            _ = try Load(path: path, placement: .free).connections(seconds: 0)
+            paths.append(path)
+            for figure in Figure.allCases { collectors[figure]?.add(name) }
+        } catch {
+            fail(name, error)
+        }
+    }
+
+    mutating func fail(_ name: String, _ error: any Error) {
+        paths.removeAll { $0.name == name }
+        for figure in Figure.allCases { collectors[figure]?.end(name, .failed("\(error)")) }
+        Progress.say("\(name), \(place): \(error)")
+    }
+
+    /// A connection that ended would block its ports for a minute.
+    private static func prepare() throws { try Sysctl.write("net/ipv4/tcp_max_tw_buckets", "0") }
+
+    // MARK: Turns
+
+    /// - Parameter seconds: of one turn.
+    mutating func run(rounds: Int, seconds: Double) throws {
+        for kind in Kind.allCases {
+            for round in 0..<rounds {
+                try Progress.step("\(kind.rawValue), \(place): round \(round + 1) of \(rounds)")
+                // Each begins a round at times: what comes after a pause finds another machine.
+                let order = paths.indices.map { paths[($0 + round) % paths.count] }
+                for path in order {
+                    try Progress.check()
+                    do {
+                        try measure(kind, path, seconds: seconds)
+                    } catch {
+                        fail(path.name, error)
+                    }
+                }
+            }
+        }
+    }
+
+    private mutating func measure(_ kind: Kind, _ path: Path, seconds: Double) throws {
+        let load = Load(path: path, placement: kind.placement)
+        func add(_ figure: Figure, _ values: [Double]) { collectors[figure]?.add(path.name, values) }
+        /// Per second, of calls that followed each other at once.
+        func rate(_ times: [Double]) -> [Double] { [Double(times.count) * 1e6 / times.reduce(0, +)] }
+        switch kind {
+        case .stream:
+            let throughput = try load.stream(seconds: seconds)
+            add(.throughput, [throughput.rate])
+            add(.cost, [throughput.cost])
+        case .streamTogether:
+            add(.throughputTogether, [try load.stream(seconds: seconds).rate])
+        case .pinned:
+            let times = try load.requests(seconds: seconds)
+            add(.request, times)
+            add(.requestRate, rate(times))
+        case .free:
+            add(.requestRateFree, rate(try load.requests(seconds: seconds)))
+        case .connections:
+            let times = try load.connections(seconds: seconds)
+            add(.connect, times)
+            add(.connectRate, rate(times))
+        }
+    }
+
+    // MARK: Tables
+
+    var tables: [Table] {
+        Figure.allCases.map { figure in
+            Table(
+                id: "\(id).\(figure.rawValue)", title: "\(figure.title.text), \(place)", unit: figure.title.unit,
+                bases: [base], rows: collectors[figure]?.rows ?? [], remark: figure.remark)
+        }
+    }
+}
