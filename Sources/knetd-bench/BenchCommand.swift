@@ -86,17 +86,19 @@ struct BenchCommand: ParsableCommand {
 
 /// What `--only` takes.
 enum SectionName: String, CaseIterable, ExpressibleByArgument {
-    case cni, path
+    case cni, path, start
 
     static let allValueDescriptions = [
         "cni": "CNI ADD and DEL beside the reference plugins",
         "path": "TCP between pods beside bare veth, bridge, direct routes and Flannel's way",
+        "start": "the daemon's start, its memory and its size",
     ]
 
     func measure(_ stage: Stage) throws -> [Table] {
         switch self {
         case .cni: try CNISection(stage).measure()
         case .path: try PathSection(stage).measure()
+        case .start: try StartSection(stage).measure()
         }
     }
 }

@@ -33,6 +33,7 @@ struct Target {
             switch section {
             case .cni: cni(report)
             case .path: path(report)
+            case .start: start(report)
             }
         }
     }
@@ -73,6 +74,18 @@ struct Target {
                 measured: divide(
                     report.median("path.cross.request", PathSection.overlay),
                     report.median("path.cross.request", CrossNode.flannel)), limit: 1, unit: "×"),
+        ]
+    }
+
+    private static func start(_ report: Report) -> [Target] {
+        let memory = report.tables.first { $0.id == "start.resident" }?.rows.compactMap(\.median).max()
+        let ready = report.tables.first { $0.id == "start.ready" }?.rows.compactMap(\.median).max()
+        return [
+            Target(what: "start to ready", measured: ready, limit: 150, unit: "ms"),
+            Target(what: "idle, resident memory", measured: memory, limit: 40, unit: "MiB"),
+            Target(
+                what: "executable, stripped", measured: report.median("start.size", StartSection.executable), limit: 45,
+                unit: "MB"),
         ]
     }
 
