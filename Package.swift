@@ -132,7 +132,9 @@ let package = Package(
         ),
         .testTarget(
             name: "EndToEndTests",
-            dependencies: ["knetd", "KnetCore", "KnetLinux", "KnetDataplane", "KnetPlayground", "TestSupport"],
+            dependencies: [
+                "knetd", "knetd-bench", "KnetCore", "KnetLinux", "KnetDataplane", "KnetPlayground", "TestSupport",
+            ],
             swiftSettings: strict
         ),
     ] + pluginTargets,

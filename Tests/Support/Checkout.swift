@@ -9,4 +9,7 @@ public enum Checkout {
     public static var executable: String {
         getenv("KNETD_EXECUTABLE").map { String(cString: $0) } ?? "\(path)/.build/debug/knetd"
     }
+
+    /// The benchmark program, built with the tests.
+    public static let benchmark = "\(path)/.build/debug/knetd-bench"
 }
