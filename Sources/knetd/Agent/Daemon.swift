@@ -41,7 +41,8 @@ final class Daemon: ServiceLifecycle.Service {
             try FileManager.default.createDirectory(
                 atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o755])
         }
-        lock = try StateLock(directory: agent.stateDirectory)
+        // A predecessor that was killed is gone only when the kernel has taken down what it had.
+        lock = try StateLock(directory: agent.stateDirectory, seconds: 2)
         sysctls = try SysctlWatch()
         kernel = NetworkKernel(pool: pool, nftables: try Nftables(), sysctls: sysctls)
         (allocations, storeFault) = try AllocationStore.open(
@@ -235,11 +236,17 @@ final class Daemon: ServiceLifecycle.Service {
 final class StateLock: Sendable {
     private let file: SharedDescriptor
 
+    /// - Parameter seconds: how long another process may take to end.
     /// - Throws: where another process has it.
-    init(directory: String) throws {
+    init(directory: String, seconds: Int) throws {
         // The folder itself: that works on a full or read-only disk too.
         file = SharedDescriptor(try Descriptor(opening: directory, O_RDONLY | O_DIRECTORY))
-        guard flock(file.number, LOCK_EX | LOCK_NB) == 0 else {
+        let deadline = ContinuousClock.now + .seconds(seconds)
+        while flock(file.number, LOCK_EX | LOCK_NB) != 0 {
+            if errno == EWOULDBLOCK, ContinuousClock.now < deadline {
+                usleep(5_000)
+                continue
+            }
             throw SystemError("lock \(directory)", errno: errno, detail: "another knetd runs with this state directory")
         }
     }

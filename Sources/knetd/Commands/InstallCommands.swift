@@ -138,7 +138,7 @@ struct CleanupCommand: ParsableCommand {
             atPath: configuration.agent.stateDirectory, withIntermediateDirectories: true)
         let lock: StateLock
         do {
-            lock = try StateLock(directory: configuration.agent.stateDirectory)
+            lock = try StateLock(directory: configuration.agent.stateDirectory, seconds: 0)
         } catch {
             complain("\(error)\na running daemon would put everything back; stop it first with `systemctl stop knetd`")
             throw ExitCode(1)
