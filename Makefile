@@ -7,7 +7,8 @@ SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
 # Needed to build; needed by tests and demo to look at the kernel with eyes other than ours.
 BUILD_PACKAGES := libmnl-dev libnftables-dev libsqlite3-dev pkg-config
-TEST_PACKAGES := iproute2 nftables procps python3-jsonschema containernetworking-plugins
+TEST_PACKAGES := iproute2 nftables procps python3-jsonschema containernetworking-plugins \
+	containerd podman crun conmon busybox-static
 # What the reference plugins execute, and what measures the executable.
 BENCH_PACKAGES := iptables binutils
 SOURCES := Sources Tests plugins Package.swift

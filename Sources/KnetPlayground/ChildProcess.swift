@@ -59,6 +59,12 @@ public enum ChildProcess {
             descriptors: [null.number, file.number, file.number])
     }
 
+    /// Ends a child of this process that was started.
+    public static func end(_ process: Int32) {
+        kill(process, SIGTERM)
+        _ = wait(process)
+    }
+
     /// Waits for a child of this process.
     static func wait(_ process: Int32) -> Int32 {
         var status: Int32 = 0
@@ -83,8 +89,12 @@ public enum ChildProcess {
         var all = sigset_t()
         sigfillset(&all)
         posix_spawnattr_setsigdefault(&attributes, &all)
-        // POSIX_SPAWN_SETSIGDEF and POSIX_SPAWN_SETSID of <spawn.h>.
-        posix_spawnattr_setflags(&attributes, newSession ? 0x84 : 0x04)
+        // Nor are those to be blocked that a thread of this process blocks.
+        var none = sigset_t()
+        sigemptyset(&none)
+        posix_spawnattr_setsigmask(&attributes, &none)
+        // POSIX_SPAWN_SETSIGDEF, POSIX_SPAWN_SETSIGMASK and POSIX_SPAWN_SETSID of <spawn.h>.
+        posix_spawnattr_setflags(&attributes, newSession ? 0x8C : 0x0C)
         let own = currentEnvironment().merging(environment) { $1 }
         let argv = ([executable] + arguments).map { strdup($0) } + [nil]
         let envp = own.map { strdup("\($0)=\($1)") } + [nil]
