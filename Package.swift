@@ -133,7 +133,7 @@ let package = Package(
         .testTarget(
             name: "EndToEndTests",
             dependencies: [
-                "knetd", "knetd-bench", "KnetCore", "KnetLinux", "KnetDataplane", "KnetPlayground", "TestSupport",
+                "CMnl", "knetd", "knetd-bench", "KnetCore", "KnetLinux", "KnetDataplane", "KnetPlayground", "TestSupport",
             ],
             swiftSettings: strict
         ),

@@ -34,6 +34,8 @@ public final class Playground {
         public var mtu = 1500
         /// Configuration that every node shares; names, folders and the manifests' directory are set for each.
         public var configuration: JSONValue = [:]
+        /// Of the daemons, beside the caller's.
+        public var environment: [String: String] = [:]
 
         public init() {}
     }
@@ -108,7 +110,7 @@ public final class Playground {
             record.nodes.append(.init(name: name, host: 11 + index, process: 0))
             try writeConfiguration(name, base: options.configuration)
         }
-        for name in nodeNames { try startDaemon(name) }
+        for name in nodeNames { try startDaemon(name, environment: options.environment) }
         for name in nodeNames { try waitUntilReady(name) }
     }
 
@@ -126,15 +128,12 @@ public final class Playground {
 
     /// - Parameters:
     ///   - environment: beside the caller's.
-    ///   - bootID: a file that the daemon sees in the place of the kernel's; it is mounted for the daemon alone.
-    public func startDaemon(_ name: String, environment: [String: String] = [:], bootID: String? = nil) throws {
+    ///   - wrapper: a program with arguments that executes the daemon, such as one that takes rights away.
+    public func startDaemon(
+        _ name: String, environment: [String: String] = [:], wrapper: [String] = []
+    ) throws {
         guard let index = record.nodes.firstIndex(where: { $0.name == name }) else { throw unknown(name) }
-        let run = [executable, "run", "--config", configurationPath(name)]
-        let mounted = bootID.map { file in
-            let script = "mount --bind \(file) /proc/sys/kernel/random/boot_id && exec \"$@\""
-            return ["unshare", "--mount", "sh", "-c", script, "sh"] + run
-        }
-        let command = mounted ?? run
+        let command = wrapper + [executable, "run", "--config", configurationPath(name)]
         record.nodes[index].process = try ChildProcess.start(
             command[0], Array(command.dropFirst()), environment: environment, in: try namespace(name),
             log: "\(directory)/\(name)/knetd.log")

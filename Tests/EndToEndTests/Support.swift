@@ -9,13 +9,14 @@ import Testing
 /// A playground that lasts as long as `body`.
 func withPlayground<Result>(
     nodes: Int = 1, _ configuration: JSONValue = [:], families: [IPFamily] = IPFamily.allCases,
-    _ body: (Playground) throws -> Result
+    daemon environment: [String: String] = [:], _ body: (Playground) throws -> Result
 ) throws -> Result {
     var options = Playground.Options()
     options.name = "test-\(UInt32.random(in: 0...UInt32.max))"
     options.nodes = nodes
     options.configuration = configuration
     options.families = families
+    options.environment = environment
     let playground = try Playground.up(options, executable: Checkout.executable)
     defer { playground.down() }
     return try body(playground)

@@ -1,6 +1,7 @@
 import CMnl
 import Glibc
 public import KnetCore
+import Synchronization
 
 /// What the kernel told about itself.
 public enum KernelEvent: Sendable, Hashable {
@@ -21,6 +22,11 @@ public enum KernelEvent: Sendable, Hashable {
 /// Listens to the kernel's notifications of one network namespace and calls `notify` for those that others caused.
 /// The thread lives as long as the process.
 public enum NetlinkMonitor {
+    private static let lost = Atomic(0)
+
+    /// How often the kernel had to drop notifications since the start of the process.
+    public static var losses: Int { lost.load(ordering: .relaxed) }
+
     /// - Parameters:
     ///   - pool: requests sent through it cause no event.
     ///   - receiveBuffer: bytes; `nil` leaves the kernel's default. Tests make it small to lose events.
@@ -47,6 +53,7 @@ public enum NetlinkMonitor {
                 let count = recv(descriptor.number, buffer.baseAddress, buffer.count, 0)
                 if count < 0 {
                     if errno == EINTR { continue }
+                    lost.add(1, ordering: .relaxed)
                     notify([.lost])
                     continue
                 }

@@ -79,7 +79,7 @@ final class Daemon: ServiceLifecycle.Service {
     }
 
     func run() async throws {
-        try NetlinkMonitor.start(pool: pool) { [weak self] events in self?.generation.kernelChanged(events) }
+        try NetlinkMonitor.start(pool: pool, receiveBuffer: Self.receiveBuffer) { [weak self] events in self?.generation.kernelChanged(events) }
         try sysctls.start { [weak self] in self?.generation.kernelChanged([.sysctl]) }
         let agent = generation.configuration.agent
         let http = try await StatusServer.start(agent.statusAddresses) { [weak self] path in
@@ -98,6 +98,14 @@ final class Daemon: ServiceLifecycle.Service {
         server.stop()
         await http.stop()
     }
+
+    /// Bytes for the kernel's notifications. Tests make it small to lose some.
+    private static let receiveBuffer: Int32 = {
+        #if DEBUG
+            if let asked = getenv("KNETD_NETLINK_BUFFER").flatMap({ Int32(String(cString: $0)) }) { return asked }
+        #endif
+        return 4 << 20
+    }()
 
     /// Runs generation after generation.
     private func serve() async {
