@@ -133,7 +133,8 @@ let package = Package(
         .testTarget(
             name: "EndToEndTests",
             dependencies: [
-                "CMnl", "knetd", "knetd-bench", "KnetCore", "KnetLinux", "KnetDataplane", "KnetPlayground", "TestSupport",
+                "CMnl", "knetd", "knetd-bench", "KnetCore", "KnetLinux", "KnetDataplane", "KnetPlayground",
+                "TestSupport",
             ],
             swiftSettings: strict
         ),

@@ -108,7 +108,8 @@ enum HostPortTable {
         let udp = HostPort.Transport.udp
         let gone = hostPorts(removed).filter { $0.value.contains { $0.transport == udp } }.keys
         var filters = gone.map { ConnectionFilter(transport: udp.number, answerer: $0) }
-        let new = hostPorts(added).flatMap { pod, ports in ports.filter { $0.transport == udp }.map { (pod.family, $0) } }
+        let new = hostPorts(added).flatMap { pod, ports in ports.filter { $0.transport == udp }.map { (pod.family, $0) }
+        }
         guard !new.isEmpty else { return filters }
         let local = try local()
         for (family, hostPort) in new {

@@ -66,8 +66,12 @@ final class NftablesKernel: Sendable {
         let steps =
             removed.map { Step(element: $0, commands: "delete element \($0.set) { \($0.key) }\n", isRemoval: true) }
             + added.map { element in
-                let old = replaced[NetworkEntry.element(element).id] == nil ? "" : "delete element \(element.set) { \(element.key) }\n"
-                return Step(element: element, commands: "\(old)add element \(element.set) { \(element.text) }\n", isRemoval: false)
+                let old =
+                    replaced[NetworkEntry.element(element).id] == nil
+                    ? "" : "delete element \(element.set) { \(element.key) }\n"
+                return Step(
+                    element: element, commands: "\(old)add element \(element.set) { \(element.text) }\n",
+                    isRemoval: false)
             }
         guard !steps.isEmpty else { return [] }
         if (try? nftables.run(steps.map(\.commands).joined())) != nil { return [] }

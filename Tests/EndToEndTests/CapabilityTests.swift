@@ -72,7 +72,9 @@ import Testing
             let added = try cni("ADD", pod: "a")
             #expect(added.status == 0, "\(added.json)")
             let address = try #require(
-                added.json["ips"]?.array?.first?["address"]?.string?.split(separator: "/").first.flatMap { IPAddress($0) })
+                added.json["ips"]?.array?.first?["address"]?.string?.split(separator: "/").first.flatMap {
+                    IPAddress($0)
+                })
             let node = try playground.namespace("node1")
             let disciplines = try shell("tc qdisc show", in: node)
             for words in ["tbf 1: dev knet", "rate 16Mbit burst 100000b lat 25ms", "tbf 1: dev kifb", "rate 8Mbit"] {

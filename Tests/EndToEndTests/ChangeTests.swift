@@ -105,7 +105,9 @@ import Testing
             try NetworkNamespace.create(path: playground.namespacePath("a"))
             var cni = CNIRun(playground: playground)
             cni.extra["runtimeConfig"] = [
-                "portMappings": [["hostPort": 8080, "containerPort": 80], ["hostPort": 53, "containerPort": 53, "protocol": "udp"]]
+                "portMappings": [
+                    ["hostPort": 8080, "containerPort": 80], ["hostPort": 53, "containerPort": 53, "protocol": "udp"],
+                ]
             ]
             #expect(try cni("ADD", pod: "a").status == 0)
             let link = try shell("ip -o link show type veth | grep -o 'knet[^@]*'", in: node)
@@ -125,10 +127,12 @@ import Testing
             for command in [
                 "ip route flush proto 107", "ip -6 route flush proto 107",
                 "ip route del 10.42.1.1; ip route add 10.42.1.1 dev knetd.1", "ip route del unreachable 10.42.1.0/24",
-                "ip route change 10.42.2.0/24 via 192.168.77.12 proto 107", "ip route replace 10.42.2.0/24 via 192.168.77.12",
+                "ip route change 10.42.2.0/24 via 192.168.77.12 proto 107",
+                "ip route replace 10.42.2.0/24 via 192.168.77.12",
                 "ip -6 route replace fd42:0:0:2::/64 via fd77::c dev eth0",
                 "ip link del knetd.1", "nft flush ruleset inet", "ip neigh flush nud permanent dev knetd.1",
-                "ip neigh del 10.42.1.1 dev \(link)", "ip neigh replace 10.42.1.1 lladdr 02:00:00:00:00:09 dev \(link) nud permanent",
+                "ip neigh del 10.42.1.1 dev \(link)",
+                "ip neigh replace 10.42.1.1 lladdr 02:00:00:00:00:09 dev \(link) nud permanent",
                 "bridge fdb del $(bridge fdb show dev knetd.1 | cut -d' ' -f1) dev knetd.1",
                 "ip link set knetd.1 address 02:00:00:00:00:01", "ip link set knetd.1 mtu 1300",
                 "ip link set knetd.1 down", "ip link set \(link) down",

@@ -59,10 +59,11 @@ import Testing
                 let b = try #require(playground.addresses(of: "b").first { $0.family == family })
                 let other = try #require(playground.address(of: "node2", family))
                 let local = family == .v4 ? [("node1", try ip("127.0.0.1"), base)] : []
-                let callers: [(from: String, to: IPAddress, seen: IPAddress)] = [
-                    ("outside", node, outside), ("node2", node, other), ("c", node, other), ("b", node, b),
-                    ("a", node, base), ("node1", node, node),
-                ] + local
+                let callers: [(from: String, to: IPAddress, seen: IPAddress)] =
+                    [
+                        ("outside", node, outside), ("node2", node, other), ("c", node, other), ("b", node, b),
+                        ("a", node, base), ("node1", node, node),
+                    ] + local
                 for caller in callers {
                     let prober = Prober(try playground.namespace(caller.from), port: Self.port)
                     let seen = try prober.stream(caller.to, bytes: 100_000)
@@ -158,7 +159,8 @@ import Testing
         (#"{"hostPort": 80, "containerPort": 1, "hostIP": "host"}"#, "hostIP: \"host\" is not an IP address"),
     ]) func aBadMappingIsNamed(mapping: String, words: String) throws {
         let config = try JSONValue(
-            parsing: Data(#"{"name": "n", "cniVersion": "1.0.0", "runtimeConfig": {"portMappings": [\#(mapping)]}}"#.utf8))
+            parsing: Data(
+                #"{"name": "n", "cniVersion": "1.0.0", "runtimeConfig": {"portMappings": [\#(mapping)]}}"#.utf8))
         let request = try CNIRequest(
             environment: [
                 "CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_NETNS": "/n",

@@ -90,7 +90,9 @@ import Testing
                 for node in playground.nodeNames {
                     try playground.waitUntilReady(node)
                     usleep(300_000)
-                    #expect(try metric("knetd_kernel_writes_total", of: node, playground) == 0, "\(playground.log(of: node))")
+                    #expect(
+                        try metric("knetd_kernel_writes_total", of: node, playground) == 0,
+                        "\(playground.log(of: node))")
                 }
             }
             let before = flows.rounds.load(ordering: .relaxed)

@@ -62,7 +62,9 @@ import Testing
             let node = try #require(playground.address(of: "node1", .v4))
             let output = try run(
                 "containerd", ["FETCH": "http://\(node):8080/single-node.json"], used: 1, playground)
-            for words in ["a container fetches http://\(node):8080", "20 containers started at once", "nothing is left"] {
+            for words in [
+                "a container fetches http://\(node):8080", "20 containers started at once", "nothing is left",
+            ] {
                 #expect(output.contains(words), "\(output)")
             }
             print(output)

@@ -22,7 +22,8 @@ import Testing
             try node.run {
                 let kernel = NetworkKernel(pool: NetlinkPool(), nftables: try Nftables())
                 let present = try kernel.attachments()
-                links = Set(try NetlinkSocket().links().map(\.name).filter { $0.hasPrefix("knet") && !$0.contains(".") })
+                links = Set(
+                    try NetlinkSocket().links().map(\.name).filter { $0.hasPrefix("knet") && !$0.contains(".") })
                 addresses = Set(present.flatMap(\.addresses).map(\.description))
                 ports = Set(present.flatMap(\.options.hostPorts).map { "\($0.port)" })
             }
@@ -86,7 +87,9 @@ import Testing
             print("killed at \(steps) steps")
             // Before and after each of: three transactions, the veth, the pod's side, shaping, the reconciler's batches.
             #expect(steps["ADD", default: 0] >= 12 && steps["DEL", default: 0] >= 8, "\(steps)")
-            try eventually { try playground.status(of: "node1")["ranges"]?.array?.map { $0["used"] ?? .null } == [0, 0] }
+            try eventually {
+                try playground.status(of: "node1")["ranges"]?.array?.map { $0["used"] ?? .null } == [0, 0]
+            }
         }
     }
 
@@ -129,7 +132,8 @@ import Testing
 
         func add(_ runtimeConfig: (Int) -> JSONValue) throws {
             created += 1
-            let pod = Pod(name: "pod-\(created)", port: 2000 + created % 500, namespace: try NetworkNamespace.anonymous())
+            let pod = Pod(
+                name: "pod-\(created)", port: 2000 + created % 500, namespace: try NetworkNamespace.anonymous())
             pods.append(pod)
             let result = try ask("ADD", pod, ["runtimeConfig": runtimeConfig(pod.port)])
             pods[pods.count - 1].addresses = (result?["ips"]?.array ?? []).compactMap { $0["address"]?.string }
@@ -151,7 +155,8 @@ import Testing
     }
 
     @Test func fiveThousandRandomOperationsWithKillsAndRebootsEndInAgreement() throws {
-        let seed = ProcessInfo.processInfo.environment["KNETD_SEED"].flatMap(UInt64.init) ?? UInt64.random(in: 0...UInt64.max)
+        let seed =
+            ProcessInfo.processInfo.environment["KNETD_SEED"].flatMap(UInt64.init) ?? UInt64.random(in: 0...UInt64.max)
         let count = ProcessInfo.processInfo.environment["KNETD_OPERATIONS"].flatMap(Int.init) ?? 5000
         print("KNETD_SEED=\(seed)")
         var random = SeededGenerator(seed: seed)
@@ -193,7 +198,9 @@ import Testing
             try settle(runtime, playground, node)
             while !runtime.pods.isEmpty { try runtime.remove(0) }
             try eventually(within: 5) { try Held(node) == Held() }
-            try eventually { try playground.status(of: "node1")["ranges"]?.array?.map { $0["used"] ?? .null } == [0, 0] }
+            try eventually {
+                try playground.status(of: "node1")["ranges"]?.array?.map { $0["used"] ?? .null } == [0, 0]
+            }
             #expect(kills > count / 400 && runtime.operations.count == 3)
         }
     }
@@ -216,7 +223,9 @@ import Testing
         try runtime.collect(forgetting: nil)
         let addresses = runtime.pods.flatMap(\.addresses).map { String($0.split(separator: "/")[0]) }
         #expect(Set(addresses).count == addresses.count, "an address was given twice")
-        try eventually(within: 5) { try Held(node).links.count >= runtime.pods.count && Held(node).addresses == Set(addresses) }
+        try eventually(within: 5) {
+            try Held(node).links.count >= runtime.pods.count && Held(node).addresses == Set(addresses)
+        }
         let held = try Held(node)
         #expect(held.addresses == Set(addresses))
         #expect(held.ports == Set(runtime.pods.map { "\($0.port)" }))

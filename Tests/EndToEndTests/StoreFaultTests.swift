@@ -82,7 +82,8 @@ import Testing
                 _ = try? shell("dd if=/dev/zero of=\(state)/filler bs=1k", in: playground.namespace("node1"))
                 let refused = try attach("b", playground)
                 #expect(refused.json["code"] == 5)
-                #expect(refused.json["msg"]?.string?.contains("free space on its file system") == true, "\(refused.json)")
+                #expect(
+                    refused.json["msg"]?.string?.contains("free space on its file system") == true, "\(refused.json)")
                 #expect(try !shell("ip link", in: playground.namespace("b")).contains("eth0"), "nothing is half made")
                 #expect(try CNIRun(playground: playground)("DEL", pod: "b").status == 0)
                 #expect(try CNIRun(playground: playground)("DEL", pod: "a").status == 0, "a pod can go")

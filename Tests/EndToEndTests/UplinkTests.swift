@@ -40,11 +40,15 @@ import Testing
     @Test func withoutAnyUplinkWhatRestsOnTheLastOneStays() throws {
         try withPlayground(nodes: 2) { playground in
             let node = try playground.namespace("node1")
-            let held = { try shell("ip route show proto 107; ip -6 route show proto 107; ip -o link show type vxlan", in: node) }
+            let held = {
+                try shell("ip route show proto 107; ip -6 route show proto 107; ip -o link show type vxlan", in: node)
+            }
             let before = try held()
             _ = try shell("ip addr flush dev eth0 scope global", in: node)
             try eventually {
-                try playground.status(of: "node1")["uplinks"]?.array?.map { $0["isPresent"] ?? .null } == [false, false]
+                try playground.status(of: "node1")["uplinks"]?.array?.map { $0["isPresent"] ?? .null } == [
+                    false, false,
+                ]
             }
             #expect(try held() == before)
             #expect(try CNIRun(playground: playground)("STATUS").status == 0, "pods of one node need no uplink")
@@ -70,7 +74,8 @@ import Testing
                 .write(to: URL(fileURLWithPath: path), options: .atomic)
             try eventually { try shell("ip -d link show knetd.1 || true", in: node).contains("local 192.168.77.99") }
             try eventually {
-                try shell("bridge fdb show dev knetd.1", in: playground.namespace("node2")).contains("dst 192.168.77.99")
+                try shell("bridge fdb show dev knetd.1", in: playground.namespace("node2")).contains(
+                    "dst 192.168.77.99")
             }
             let prober = Prober(try playground.namespace("a"), milliseconds: 300)
             try eventually { peer.allSatisfy { (try? prober.ping($0)) != nil } }
@@ -86,11 +91,14 @@ import Testing
             try playground.addPod("a", node: "node1")
             let node = try playground.namespace("node1")
             let whole = try shell("ip route; ip -6 route show proto 107; bridge fdb show dev knetd.1", in: node)
-            let commands = (0..<500).map { "link add t\($0)a type veth peer name t\($0)b" }.joined(separator: "\n") + "\n"
+            let commands =
+                (0..<500).map { "link add t\($0)a type veth peer name t\($0)b" }.joined(separator: "\n") + "\n"
             let file = "\(playground.directory)/links"
             try Data(commands.utf8).write(to: URL(fileURLWithPath: file))
             _ = try shell("ip -batch \(file); ip route flush proto 107", in: node)
-            try eventually { try shell("ip route; ip -6 route show proto 107; bridge fdb show dev knetd.1", in: node) == whole }
+            try eventually {
+                try shell("ip route; ip -6 route show proto 107; bridge fdb show dev knetd.1", in: node) == whole
+            }
             // Attaching goes on while they go.
             let deletions = (0..<500).map { "link del t\($0)a" }.joined(separator: "\n") + "\n"
             try Data(deletions.utf8).write(to: URL(fileURLWithPath: file))
@@ -109,7 +117,8 @@ import Testing
             let whole = try shell("ip route; ip -6 route show proto 107", in: node)
             let commands =
                 (0..<300).map { "route add 10.200.\($0 % 250).\($0 / 250) dev eth0" }.joined(separator: "\n")
-                + "\nroute flush proto 107\n" + (0..<300).map { "route del 10.200.\($0 % 250).\($0 / 250) dev eth0" }.joined(separator: "\n") + "\n"
+                + "\nroute flush proto 107\n"
+                + (0..<300).map { "route del 10.200.\($0 % 250).\($0 / 250) dev eth0" }.joined(separator: "\n") + "\n"
             let file = "\(playground.directory)/routes"
             try Data(commands.utf8).write(to: URL(fileURLWithPath: file))
             _ = try shell("ip -batch \(file)", in: node)
@@ -120,7 +129,9 @@ import Testing
 
     /// What deploy/knetd.service grants.
     private static let granted: Set<String> = {
-        let unit = (try? String(contentsOf: URL(fileURLWithPath: "\(Checkout.path)/deploy/knetd.service"), encoding: .utf8)) ?? ""
+        let unit =
+            (try? String(contentsOf: URL(fileURLWithPath: "\(Checkout.path)/deploy/knetd.service"), encoding: .utf8))
+            ?? ""
         let line = unit.split(separator: "\n").first { $0.hasPrefix("CapabilityBoundingSet=") } ?? ""
         return Set(line.split(separator: "=").last?.split(separator: " ").map { $0.dropFirst(4).lowercased() } ?? [])
     }()
@@ -139,9 +150,11 @@ import Testing
         try withPlayground(nodes: 2) { playground in
             for node in playground.nodeNames {
                 try playground.stopDaemon(node)
-                try playground.startDaemon(node, wrapper: ["setpriv", "--bounding-set=-all\(rights)", "--no-new-privs"])
+                try playground.startDaemon(
+                    node, wrapper: ["setpriv", "--bounding-set=-all\(rights)", "--no-new-privs"])
                 try playground.waitUntilReady(node)
-                let status = try shell("grep CapEff /proc/\(playground.process(of: node))/status", in: playground.namespace(node))
+                let status = try shell(
+                    "grep CapEff /proc/\(playground.process(of: node))/status", in: playground.namespace(node))
                 // CAP_DAC_READ_SEARCH 2, CAP_NET_ADMIN 12, CAP_SYS_ADMIN 21.
                 #expect(status == "CapEff:\t0000000000201004\n")
             }

@@ -110,7 +110,8 @@ extension CNIRequest {
         return bandwidth.ingress == nil && bandwidth.egress == nil ? nil : bandwidth
     }
 
-    private static func limit(_ source: JSONValue, _ way: String, _ place: String) throws(CNIError) -> Bandwidth.Limit? {
+    private static func limit(_ source: JSONValue, _ way: String, _ place: String) throws(CNIError) -> Bandwidth.Limit?
+    {
         func number(_ key: String) throws(CNIError) -> UInt64 {
             guard let value = source[key], value != .null else { return 0 }
             guard let bits = value.integer.flatMap({ UInt64(exactly: $0) }) else {

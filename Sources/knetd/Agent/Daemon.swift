@@ -79,7 +79,9 @@ final class Daemon: ServiceLifecycle.Service {
     }
 
     func run() async throws {
-        try NetlinkMonitor.start(pool: pool, receiveBuffer: Self.receiveBuffer) { [weak self] events in self?.generation.kernelChanged(events) }
+        try NetlinkMonitor.start(pool: pool, receiveBuffer: Self.receiveBuffer) { [weak self] events in
+            self?.generation.kernelChanged(events)
+        }
         try sysctls.start { [weak self] in self?.generation.kernelChanged([.sysctl]) }
         let agent = generation.configuration.agent
         let http = try await StatusServer.start(agent.statusAddresses) { [weak self] path in

@@ -35,7 +35,8 @@ enum MetricsPage {
             "Times that the kernel dropped notifications; each was followed by a full comparison.")
         page.sample("knetd_notifications_lost_total", [:], Double(NetlinkMonitor.losses))
         page.family(
-            "knetd_kernel_writes_total", "counter", "Netlink requests, nftables transactions and sysctls that change the kernel.")
+            "knetd_kernel_writes_total", "counter",
+            "Netlink requests, nftables transactions and sysctls that change the kernel.")
         page.sample("knetd_kernel_writes_total", [:], Double(KernelWrites.total))
         page.family("knetd_cni_requests_total", "counter", "CNI requests by command and outcome.")
         for (command, figures) in cni.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {

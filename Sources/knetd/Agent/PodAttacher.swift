@@ -138,7 +138,7 @@ final class PodAttacher: Sendable {
     ) async throws -> Attachment {
         do {
             return try allocations.reserve(attachment, from: ranges, requested: requested)
-        } catch where (error is RangeExhausted || error is AlreadyTaken) {
+        } catch  where (error is RangeExhausted || error is AlreadyTaken) {
             await remover.removePending()
             return try allocations.reserve(attachment, from: ranges, requested: requested)
         }
@@ -258,7 +258,9 @@ final class PodAttacher: Sendable {
 
     private func isStale(_ attachment: Attachment) -> Bool {
         guard attachment.phase == .attached else { return true }
-        if attachment.options.chained == nil, (try? NetlinkSocket.index(of: attachment.hostLink)) != nil { return false }
+        if attachment.options.chained == nil, (try? NetlinkSocket.index(of: attachment.hostLink)) != nil {
+            return false
+        }
         let cookie = try? NetworkNamespace(path: attachment.namespacePath).cookie()
         return cookie != attachment.namespaceCookie
     }

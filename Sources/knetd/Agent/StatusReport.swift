@@ -101,7 +101,9 @@ struct StatusReport: Codable {
         if let storeFault { lines.append("  ! \(storeFault)") }
         if let reloadFault { lines.append("  ! last reload refused: \(reloadFault)") }
         lines += manifestFaults.map { "  ! manifest skipped: \($0)" }
-        lines += uplinks.map { "uplink   \($0.link)  \($0.address)  MTU \($0.mtu)" + ($0.isPresent ? "" : "  gone; what rests on it stays") }
+        lines += uplinks.map {
+            "uplink   \($0.link)  \($0.address)  MTU \($0.mtu)" + ($0.isPresent ? "" : "  gone; what rests on it stays")
+        }
         lines += ranges.map { "range    \($0.cidr)  \($0.used) of \($0.size) in use" }
         for plugin in plugins {
             lines.append(
