@@ -2,9 +2,11 @@
 // machine that builds, never counted by hand.
 #pragma once
 #include <libmnl/libmnl.h>
+#include <linux/ethtool.h>
 #include <linux/fib_rules.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
+#include <linux/if_packet.h>
 #include <linux/ip.h>
 #include <linux/neighbour.h>
 #include <linux/net_namespace.h>
@@ -22,8 +24,10 @@
 #include <stdint.h>
 #include <string.h>
 #include <unistd.h>
+#include <net/if.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
@@ -90,4 +94,14 @@ static inline long knet_receive_with_descriptor(int socket, void *bytes, unsigne
         }
     }
     return received;
+}
+
+// Asks a driver for a setting that is one number, or sets it (SIOCETHTOOL of <linux/sockios.h>).
+static inline int knet_ethtool_value(int socket, const char *link, unsigned int command, unsigned int *value) {
+    struct ethtool_value request = {.cmd = command, .data = *value};
+    struct ifreq interface = {.ifr_data = (void *)&request};
+    strncpy(interface.ifr_name, link, sizeof interface.ifr_name - 1);
+    int status = ioctl(socket, 0x8946, &interface);
+    *value = request.data;
+    return status;
 }

@@ -16,6 +16,28 @@ public protocol Dataplane: Sendable {
 
     /// Bytes of the largest packet that a pod can send to another node's pod unfragmented.
     func mtu(_ family: IPFamily, local: LocalNode) -> Int
+
+    /// Whether it is to be found out if checksum offload works on its devices.
+    var triesChecksumOffload: Bool { get }
+
+    /// What tells that.
+    func checksumTrials(local: LocalNode, peers: [Node]) -> [ChecksumTrial]
+}
+
+extension Dataplane {
+    public var triesChecksumOffload: Bool { false }
+    public func checksumTrials(local: LocalNode, peers: [Node]) -> [ChecksumTrial] { [] }
+}
+
+/// One way to try a device: an address of a peer, of IPv4, that packets reach through it.
+public struct ChecksumTrial: Hashable, Sendable {
+    public let device: String
+    public let target: IPAddress
+
+    public init(device: String, target: IPAddress) {
+        self.device = device
+        self.target = target
+    }
 }
 
 /// A node to whose pods no way leads, and what would make one.

@@ -73,6 +73,8 @@ public struct VXLANDevice: Hashable, Sendable {
     public var underlay: String
     public var learning = false
     public var isUp = true
+    /// Whether the hardware beneath computes the checksums of what is inside.
+    public var offloadsChecksums = true
 
     /// The mark on a VXLAN device of ours (`IFLA_IFALIAS`).
     public static let alias = "knetd overlay"
@@ -95,6 +97,7 @@ public struct VXLANDevice: Hashable, Sendable {
         changed.mac = other.mac
         changed.mtu = other.mtu
         changed.isUp = other.isUp
+        changed.offloadsChecksums = other.offloadsChecksums
         return changed == other
     }
 }

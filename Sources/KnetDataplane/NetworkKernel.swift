@@ -80,6 +80,7 @@ public final class NetworkKernel: Sendable {
             local: vxlan.local, underlay: names[vxlan.underlay] ?? "")
         device.learning = vxlan.learning
         device.isUp = link.isUp
+        device.offloadsChecksums = (try? ChecksumOffload.isOn(link.name)) ?? true
         return .vxlan(device)
     }
 
@@ -189,6 +190,7 @@ public final class NetworkKernel: Sendable {
         if case .vxlan(let old)? = old {
             if old.canBecome(device), let index = try? NetlinkSocket.index(of: device.name) {
                 try socket.request(.changeLink(index: index, up: true, mtu: device.mtu, mac: device.mac))
+                try setOffload(device, old.offloadsChecksums)
                 return old.mac != device.mac
             }
             do {
@@ -205,7 +207,18 @@ public final class NetworkKernel: Sendable {
                 detail: (error.detail.map { "\($0); " } ?? "")
                     + "remove the other device (Flannel's is flannel.\(device.vni)) or set another plugins.overlay.vni")
         }
+        try setOffload(device, true)
         return old != nil
+    }
+
+    private func setOffload(_ device: VXLANDevice, _ present: Bool) throws {
+        if device.offloadsChecksums != present { try ChecksumOffload.set(device.name, on: device.offloadsChecksums) }
+    }
+
+    /// Devices of ours whose checksums the kernel computes.
+    public func devicesWithoutOffload() throws -> Set<String> {
+        let devices = try pool.with { try $0.links().filter { $0.kind == "vxlan" && $0.alias == VXLANDevice.alias } }
+        return Set(devices.map(\.name).filter { (try? ChecksumOffload.isOn($0)) == false })
     }
 
     private func send(

@@ -158,6 +158,40 @@ import Testing
         }
     }
 
+    @Test func slowClientsKeepNobodyWaiting() throws {
+        try withPlayground { playground in
+            let path = playground.socketPath("node1")
+            let process = playground.process(of: "node1")
+            let threads = { try FileManager.default.contentsOfDirectory(atPath: "/proc/\(process)/task").count }
+            let before = try threads()
+            var clients: [SharedDescriptor] = []
+            for index in 0..<100 {
+                let descriptor = SharedDescriptor(
+                    Descriptor(owning: try syscall("socket") { socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0) }))
+                var address = sockaddr_un()
+                address.sun_family = sa_family_t(AF_UNIX)
+                withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+                try syscall("connect") {
+                    withUnsafePointer(to: &address) {
+                        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                            connect(descriptor.number, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+                        }
+                    }
+                }
+                // Half of them begin a request and leave it at that.
+                if index % 2 == 0 { send(descriptor.number, "{", 1, 0) }
+                clients.append(descriptor)
+            }
+            let start = ContinuousClock.now
+            #expect(try CNIRun(playground: playground)("STATUS").status == 0)
+            #expect(ContinuousClock.now - start < .seconds(1))
+            // They are shown out after five seconds.
+            try eventually(within: 8) { try threads() <= before + 4 }
+            clients = []
+            #expect(try CNIRun(playground: playground)("STATUS").status == 0)
+        }
+    }
+
     @Test func whatIsNoRequestDoesTheDaemonNoHarm() throws {
         try withPlayground { playground in
             let path = playground.socketPath("node1")

@@ -24,6 +24,8 @@ public struct LocalNode: Hashable, Sendable {
     /// This node's ranges, at most one of each family in use.
     public let podCIDRs: [CIDR]
     public let uplinks: [IPFamily: Uplink]
+    /// Devices of ours whose packets arrive with wrong checksums where the hardware is to compute them.
+    public var faultyOffloads: Set<String> = []
 
     public init(name: String, podCIDRs: [CIDR], uplinks: [IPFamily: Uplink]) {
         self.name = name

@@ -255,6 +255,8 @@ extension NetlinkMessage {
                 $0.put(vxlan.local.family == .v4 ? IFLA_VXLAN_LOCAL : IFLA_VXLAN_LOCAL6, bytes: vxlan.local.bytes)
                 $0.put(IFLA_VXLAN_PORT, vxlan.port.bigEndian)
                 $0.put(IFLA_VXLAN_LEARNING, UInt8(vxlan.learning ? 1 : 0))
+                // No checksum outside, where IPv4 can do without (RFC 7348 section 5): what is inside has its own.
+                $0.put(IFLA_VXLAN_UDP_CSUM, UInt8(0))
             }
         }
         return message

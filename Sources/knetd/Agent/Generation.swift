@@ -19,6 +19,8 @@ final class Generation: Sendable {
     private let reader: LocalNodeReader
     private let pool: NetlinkPool
     private let kernel: NetworkKernel
+    /// What an earlier start found out.
+    private let withoutOffload: Set<String>
     private let logger: Logger
     private let isKernelChanged = Atomic(false)
     /// Why this node is not known, or why what is known of it is not what its Node says now.
@@ -55,6 +57,7 @@ final class Generation: Sendable {
             }
         }
         self.dataplane = dataplane
+        withoutOffload = dataplane?.dataplane.triesChecksumOffload == true ? try kernel.devicesWithoutOffload() : []
         self.reconcilers = reconcilers
 
         let attachments = try allocations.attachments().filter { $0.phase == .attached }
@@ -77,6 +80,15 @@ final class Generation: Sendable {
             group.addTask { await self.source.run() }
             group.addTask { await self.followLocalNode() }
             for reconciler in reconcilers { group.addTask { await reconciler.run() } }
+            if let watch = offloadWatch { group.addTask { await watch.run() } }
+        }
+    }
+
+    private var offloadWatch: OffloadWatch? {
+        dataplane.flatMap {
+            guard $0.dataplane.triesChecksumOffload else { return nil }
+            return OffloadWatch(
+                state: state, dataplane: $0.dataplane, reconcilers: reconcilers, nodeName: nodeName, logger: logger)
         }
     }
 
@@ -130,7 +142,8 @@ final class Generation: Sendable {
         }
         let state = state.current
         do {
-            let local = try reader.local(state: state, kernel: kernel)
+            var local = try reader.local(state: state, kernel: kernel)
+            local.faultyOffloads = state.local?.faultyOffloads ?? withoutOffload
             localFault.withLock { $0 = nil }
             guard local != state.local else { return }
             self.state.update([.local]) { $0.set(local: local) }

@@ -42,6 +42,8 @@ struct StatusReport: Codable {
     let ready: Bool
     let obstacles: [String]
     let uplinks: [Uplink]
+    /// Devices whose checksums the kernel computes, because the hardware's arrive wrong.
+    let faultyOffloads: [String]
     let ranges: [Range]
     let plugins: [Plugin]
     let peers: [Peer]
@@ -69,6 +71,7 @@ struct StatusReport: Codable {
         uplinks = (state.local?.uplinks ?? [:]).sorted { $0.key < $1.key }.map {
             Uplink(link: $0.value.link, address: $0.value.address, mtu: $0.value.mtu, isPresent: $0.value.isPresent)
         }
+        faultyOffloads = (state.local?.faultyOffloads ?? []).sorted()
         let used = attachments.flatMap(\.addresses)
         ranges = (state.local?.podCIDRs ?? []).map { cidr in
             Range(cidr: cidr, used: used.count(where: cidr.contains), size: AddressRange(cidr).count)
@@ -104,6 +107,7 @@ struct StatusReport: Codable {
         lines += uplinks.map {
             "uplink   \($0.link)  \($0.address)  MTU \($0.mtu)" + ($0.isPresent ? "" : "  gone; what rests on it stays")
         }
+        lines += faultyOffloads.map { "offload  \($0)  off: checksums by the hardware arrive wrong" }
         lines += ranges.map { "range    \($0.cidr)  \($0.used) of \($0.size) in use" }
         for plugin in plugins {
             lines.append(

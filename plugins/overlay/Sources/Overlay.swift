@@ -9,12 +9,26 @@ public struct Overlay: Dataplane {
         public let vni: UInt32
         public let port: UInt16
         public let directRouting: Bool
+        public let checksumOffload: ChecksumOffload
 
-        public init(vni: UInt32 = 1, port: UInt16 = 8472, directRouting: Bool = false) {
+        public init(
+            vni: UInt32 = 1, port: UInt16 = 8472, directRouting: Bool = false, checksumOffload: ChecksumOffload = .auto
+        ) {
             self.vni = vni
             self.port = port
             self.directRouting = directRouting
+            self.checksumOffload = checksumOffload
         }
+    }
+
+    /// Who computes the checksums of what is inside VXLAN.
+    public enum ChecksumOffload: String, Codable, Sendable, CaseIterable {
+        /// The hardware, unless peers say that its checksums arrive wrong.
+        case auto
+        /// The hardware.
+        case on
+        /// The kernel.
+        case off
     }
 
     public static let settings = PluginSettings(
@@ -25,6 +39,10 @@ public struct Overlay: Dataplane {
             Field(
                 "directRouting", .boolean, default: false,
                 "Whether peers on the same subnet are reached by plain routes instead of VXLAN."),
+            Field(
+                "checksumOffload", .text(.oneOf(ChecksumOffload.allCases.map(\.rawValue))), default: "auto",
+                "Whether the hardware computes the checksums inside VXLAN; auto: unless they are found to arrive wrong."
+            ),
         ])
 
     public let name = Self.settings.name
@@ -43,11 +61,17 @@ public struct Overlay: Dataplane {
     public func entries(local: LocalNode) -> [NetworkEntry] {
         let devices = local.uplinks.values.sorted { $0.address < $1.address }.map { uplink -> NetworkEntry in
             let family = uplink.address.family
-            return .vxlan(
-                VXLANDevice(
-                    name: deviceName(family), mac: Self.derivedMAC(node: local.name, family),
-                    mtu: uplink.mtu - (Self.overhead[family] ?? 0), vni: configuration.vni, port: configuration.port,
-                    local: uplink.address, underlay: uplink.link))
+            var device = VXLANDevice(
+                name: deviceName(family), mac: Self.derivedMAC(node: local.name, family),
+                mtu: uplink.mtu - (Self.overhead[family] ?? 0), vni: configuration.vni, port: configuration.port,
+                local: uplink.address, underlay: uplink.link)
+            device.offloadsChecksums =
+                switch configuration.checksumOffload {
+                case .auto: !local.faultyOffloads.contains(device.name)
+                case .on: true
+                case .off: false
+                }
+            return .vxlan(device)
         }
         let addresses = local.podCIDRs.compactMap { range -> NetworkEntry? in
             outerFamily(for: range.family, local: local).map { outer in
@@ -55,6 +79,20 @@ public struct Overlay: Dataplane {
             }
         }
         return devices + addresses
+    }
+
+    public var triesChecksumOffload: Bool { configuration.checksumOffload == .auto }
+
+    /// A peer's VTEP address answers for its device.
+    public func checksumTrials(local: LocalNode, peers: [Node]) -> [ChecksumTrial] {
+        guard local.podCIDR(.v4) != nil else { return [] }
+        return peers.compactMap { peer in
+            let dialect = FlannelAnnotations(peer.metadata.annotations ?? [:])
+            guard let range = peer.podCIDRs.first(where: { $0.family == .v4 }),
+                let (outer, _) = try? way(to: peer, dialect, inner: .v4, local: local)
+            else { return nil }
+            return ChecksumTrial(device: deviceName(outer), target: range.base)
+        }
     }
 
     public func entries(peer: Node, local: LocalNode) throws -> [NetworkEntry] {
