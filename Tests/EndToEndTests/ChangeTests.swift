@@ -117,7 +117,7 @@ import Testing
                 try lines(
                     of: """
                         ip route; ip -6 route | grep -v fe80; ip neigh show nud permanent; bridge fdb show dev knetd.1
-                        nft list ruleset; ip -o addr show dev knetd.1 | cut -d: -f2-; ip -d -o link show dev knetd.1 | cut -d: -f2-
+                        nft -s list ruleset; ip -o addr show dev knetd.1 | cut -d: -f2-; ip -d -o link show dev knetd.1 | cut -d: -f2-
                         sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding net.ipv4.conf.\(link).route_localnet
                         ip -o link show \(link) | grep -c ',UP' || true
                         """, in: node)
@@ -146,7 +146,8 @@ import Testing
             ] {
                 _ = try shell(command, in: node)
                 let milliseconds = try eventually { try state() == whole }
-                #expect(try state() == whole, "\(command)")
+                let now = try state()
+                #expect(now == whole, "\(command): \(Set(now).symmetricDifference(whole).sorted())")
                 print("\(command): whole again after \(milliseconds) ms")
             }
             try foreign.expectUntouched(in: node)
