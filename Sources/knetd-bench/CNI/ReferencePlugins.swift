@@ -67,7 +67,7 @@ struct ReferencePlugins {
         } catch {
             throw Missing(description: "a trial ADD failed: \(error)")
         }
-        let table = try chain.node.run { try Nftables().list(table: "inet cni_hostport") }
+        let table = try chain.node.run { try Nftables().list(table: "ip cni_hostport") }
         _ = try chain.delete(pod, after: result)
         guard table != nil else {
             throw Missing(
