@@ -78,12 +78,14 @@ import Testing
             let flows = try Flows(playground, from: "a", to: addresses, hostPort: (host, 18_007))
             usleep(200_000)
             // Replacing the file is the upgrade; killing is the worst way to end.
-            let copy = "\(playground.directory)/knetd-next"
+            let installed = "\(playground.directory)/knetd"
+            try FileManager.default.copyItem(atPath: Checkout.executable, toPath: installed)
+            playground.executable = installed
             for (round, signal) in [SIGKILL, SIGTERM, SIGKILL].enumerated() {
                 for node in playground.nodeNames { try playground.stopDaemon(node, signal: signal) }
                 if round == 2 {
-                    try FileManager.default.copyItem(atPath: Checkout.executable, toPath: copy)
-                    playground.executable = copy
+                    try FileManager.default.copyItem(atPath: Checkout.executable, toPath: installed + ".new")
+                    try syscall("rename") { rename(installed + ".new", installed) }
                 }
                 usleep(100_000)
                 for node in playground.nodeNames { try playground.startDaemon(node) }

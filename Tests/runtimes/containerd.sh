@@ -79,7 +79,11 @@ address() { # of eth0 in the container, as a URL has it
     nsenter -t "$(ctr task ls | awk -v id="$1" '$1 == id { print $2 }')" -n ip -o address show dev eth0 scope global |
         awk 'NR == 1 { sub("/.*", "", $4); print ($4 ~ /:/) ? "[" $4 "]" : $4 }'
 }
-stop() { ctr task kill -s KILL "$1"; wait "${clients[$1]}" || true; unset "clients[$1]"; } # the client's status is 137
+ended() { # a client's status is its container's, 137, unless DEL failed
+    local status=0; wait "${clients[$1]}" || status=$?
+    [ "$status" = 137 ] || failed "the client of $1 ended with $status"; unset "clients[$1]"
+}
+stop() { ctr task kill -s KILL "$1"; ended "$1"; }
 links() { ip -o link | awk '{ sub("[:@].*", "", $2); print $2 }' | sort | tr '\n' ' '; }
 declare -A clients=()
 
@@ -113,7 +117,7 @@ text=$(ctr task exec --exec-id fetch c1 sh -c "set -- $urls
 ok "one of them fetches from each"
 for i in $(seq "$COUNT"); do ctr task kill -s KILL "c$i" & kills[i]=$!; done
 wait "${kills[@]}" || failed "a container could not be killed"
-for i in $(seq "$COUNT"); do wait "${clients[c$i]}" || true; done
+for i in $(seq "$COUNT"); do ended "c$i"; done
 ok "all are removed"
 [ -z "$(ctr container ls -q)" ] || failed "containers are left: $(ctr container ls -q)"
 until_equal "$before" links || failed "links are left: $(links); before: $before"
