@@ -116,7 +116,7 @@ let package = Package(
         .testTarget(
             name: "KnetCoreTests",
             dependencies: [
-                "KnetCore",
+                "KnetCore", "TestSupport",
                 .product(name: "HashTreeCollections", package: "swift-collections"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -124,7 +124,7 @@ let package = Package(
         ),
         .testTarget(
             name: "KnetManifestsTests", dependencies: ["KnetCore", "KnetManifests"], swiftSettings: strict),
-        .target(name: "TestSupport", dependencies: ["KnetLinux"], path: "Tests/Support", swiftSettings: strict),
+        .target(name: "TestSupport", path: "Tests/Support", swiftSettings: strict),
         .testTarget(
             name: "IntegrationTests",
             dependencies: ["KnetCore", "KnetLinux", "KnetDataplane", "TestSupport"],

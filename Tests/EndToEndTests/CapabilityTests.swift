@@ -99,21 +99,6 @@ import Testing
         }
     }
 
-    @Test(arguments: [
-        (#"{"ingressRate": 8000}"#, "runtimeConfig.bandwidth.ingressBurst is not"),
-        (#"{"egressRate": "1M", "egressBurst": 1}"#, "runtimeConfig.bandwidth.egressRate is string \"1M\""),
-        (#"{"egressRate": 7, "egressBurst": 1}"#, "less than one byte per second"),
-    ]) func aBadLimitIsNamed(bandwidth: String, words: String) throws {
-        let config = try JSONValue(
-            parsing: Data(#"{"name": "n", "cniVersion": "1.0.0", "runtimeConfig": {"bandwidth": \#(bandwidth)}}"#.utf8))
-        let request = try CNIRequest(
-            environment: [
-                "CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_NETNS": "/n",
-            ], config: config)
-        let error = #expect(throws: CNIError.self) { try request.options() }
-        #expect(error?.description.contains(words) == true, "\(String(describing: error))")
-    }
-
     // MARK: Chains
 
     /// Runs a reference plugin as the runtime does.

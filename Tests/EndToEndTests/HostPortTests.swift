@@ -151,21 +151,4 @@ import Testing
             _ = try prober.stream(target, bytes: 10)
         }
     }
-
-    @Test(arguments: [
-        (#"{"hostPort": 99999, "containerPort": 1}"#, "portMappings[0].hostPort is 99999"),
-        (#"{"hostPort": 80}"#, "portMappings[0].containerPort is 0"),
-        (#"{"hostPort": 80, "containerPort": 1, "protocol": "icmp"}"#, "protocol is \"icmp\""),
-        (#"{"hostPort": 80, "containerPort": 1, "hostIP": "host"}"#, "hostIP: \"host\" is not an IP address"),
-    ]) func aBadMappingIsNamed(mapping: String, words: String) throws {
-        let config = try JSONValue(
-            parsing: Data(
-                #"{"name": "n", "cniVersion": "1.0.0", "runtimeConfig": {"portMappings": [\#(mapping)]}}"#.utf8))
-        let request = try CNIRequest(
-            environment: [
-                "CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_NETNS": "/n",
-            ], config: config)
-        let error = #expect(throws: CNIError.self) { try request.options() }
-        #expect(error?.description.contains(words) == true, "\(String(describing: error))")
-    }
 }

@@ -1,5 +1,6 @@
 import FoundationEssentials
 import KnetCore
+import TestSupport
 import Testing
 
 @Suite struct AllocationStoreTests {

@@ -1,3 +1,4 @@
+import FoundationEssentials
 import KnetCore
 import Testing
 
@@ -97,5 +98,26 @@ import Testing
         let names = (0..<5000).map { Attachment.hostLink(of: AttachmentID(containerID: "c\($0)", interface: "eth0")) }
         #expect(Set(names).count == names.count)
         #expect(names.allSatisfy { InterfaceName.isValid($0) && $0.hasPrefix("knet") })
+    }
+
+    @Test(arguments: [
+        (#"{"portMappings": [{"hostPort": 99999, "containerPort": 1}]}"#, "portMappings[0].hostPort is 99999"),
+        (#"{"portMappings": [{"hostPort": 80}]}"#, "portMappings[0].containerPort is 0"),
+        (#"{"portMappings": [{"hostPort": 80, "containerPort": 1, "protocol": "icmp"}]}"#, "protocol is \"icmp\""),
+        (
+            #"{"portMappings": [{"hostPort": 80, "containerPort": 1, "hostIP": "host"}]}"#,
+            "hostIP: \"host\" is not an IP address"
+        ),
+        (#"{"bandwidth": {"ingressRate": 8000}}"#, "runtimeConfig.bandwidth.ingressBurst is not"),
+        (
+            #"{"bandwidth": {"egressRate": "1M", "egressBurst": 1}}"#,
+            "runtimeConfig.bandwidth.egressRate is string \"1M\""
+        ),
+        (#"{"bandwidth": {"egressRate": 7, "egressBurst": 1}}"#, "less than one byte per second"),
+    ]) func aBadCapabilityIsNamed(runtimeConfig: String, words: String) throws {
+        let config = #"{"name": "n", "cniVersion": "1.0.0", "runtimeConfig": \#(runtimeConfig)}"#
+        let request = try request(config: JSONValue(parsing: Data(config.utf8)))
+        let error = #expect(throws: CNIError.self) { try request.options() }
+        #expect(error?.description.contains(words) == true, "\(String(describing: error))")
     }
 }
