@@ -1,10 +1,10 @@
+import CSQLite
 import FoundationEssentials
-import GRDB
 
 /// The durable record of who has which address, in SQLite. It is knetd's own truth: everything else can be read from
 /// the cluster or the kernel. Every method is one transaction and blocks; call it from a blocking executor.
 public final class AllocationStore: Sendable {
-    private let database: DatabaseQueue
+    private let database: SQLiteDatabase
     private let path: String
 
     /// Attachments of an earlier boot that opening the store forgot.
@@ -16,28 +16,24 @@ public final class AllocationStore: Sendable {
     ///   - bootID: `/proc/sys/kernel/random/boot_id`. Allocations of another boot are void: their namespaces are gone.
     public init(path: String, bootID: String) throws {
         self.path = path
-        var options = GRDB.Configuration()
-        options.busyMode = .timeout(5)
-        options.prepareDatabase { database in
-            // Surviving a kill of the process is enough: a power cut is a reboot, which voids everything. NORMAL keeps
-            // the file whole even then.
-            try database.execute(sql: "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
+        // Surviving a kill of the process is enough: a power cut is a reboot, which voids everything. NORMAL keeps the
+        // file whole even then.
+        database = try SQLiteDatabase(
+            path: path, busyTimeout: 5000,
+            settings: "PRAGMA foreign_keys = ON; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
+        try StoreSchema.migrate(database)
+        try database.transaction(.read) { database in
+            guard try database.first("PRAGMA quick_check(1)", [], { $0.text(0) }) == "ok" else {
+                throw SQLiteError(extendedCode: SQLITE_CORRUPT, message: "quick_check found damage")
+            }
         }
-        database = try DatabaseQueue(path: path, configuration: options)
-        try Self.migrator.migrate(database)
-        guard try database.read({ try String.fetchOne($0, sql: "PRAGMA quick_check(1)") }) == "ok" else {
-            throw DatabaseError(resultCode: .SQLITE_CORRUPT, message: "quick_check found damage")
-        }
-        voidedByReboot = try database.write { database in
-            let known = try String.fetchOne(database, sql: "SELECT value FROM meta WHERE key = 'bootID'")
+        voidedByReboot = try database.transaction(.write) { database in
+            let known = try database.first("SELECT value FROM meta WHERE key = 'bootID'") { $0.text(0) }
             guard known != bootID else { return 0 }
-            let count = try Int.fetchOne(database, sql: "SELECT count(*) FROM attachment") ?? 0
-            try database.execute(
-                sql: """
-                    INSERT OR REPLACE INTO released (address) SELECT address FROM address;
-                    DELETE FROM attachment;
-                    INSERT OR REPLACE INTO meta VALUES ('bootID', ?)
-                    """, arguments: [bootID])
+            let count = try database.first("SELECT count(*) FROM attachment") { Int($0.integer(0)) } ?? 0
+            try database.run("INSERT OR REPLACE INTO released (address) SELECT address FROM address")
+            try database.run("DELETE FROM attachment")
+            try database.run("INSERT OR REPLACE INTO meta VALUES ('bootID', ?)", [bootID])
             return count
         }
     }
@@ -104,9 +100,7 @@ public final class AllocationStore: Sendable {
     public func leave(_ id: AttachmentID) throws {
         try write { database in
             try Self.set(.leaving, id, in: database)
-            try database.execute(
-                sql: "DELETE FROM hostPort WHERE containerID = ? AND interface = ?",
-                arguments: [id.containerID, id.interface])
+            try database.run("DELETE FROM hostPort WHERE containerID = ? AND interface = ?", Self.key(id))
         }
     }
 
@@ -115,9 +109,8 @@ public final class AllocationStore: Sendable {
         try write { database in
             for id in ids { try Self.delete(id, in: database) }
             // A range of IPv6 is never used up, and what it gave back would pile up for ever.
-            try database.execute(
-                sql: "DELETE FROM released WHERE sequence <= (SELECT max(sequence) FROM released) - ?",
-                arguments: [Self.mostReleased])
+            try database.run(
+                "DELETE FROM released WHERE sequence <= (SELECT max(sequence) FROM released) - ?", [Self.mostReleased])
         }
     }
 
@@ -126,9 +119,7 @@ public final class AllocationStore: Sendable {
 
     public func attachment(_ id: AttachmentID) throws -> Attachment? {
         try read { database in
-            try Self.attachments(
-                database, where: "WHERE containerID = ? AND interface = ?", [id.containerID, id.interface]
-            ).first
+            try Self.attachments(database, where: "WHERE containerID = ? AND interface = ?", Self.key(id)).first
         }
     }
 
@@ -137,130 +128,140 @@ public final class AllocationStore: Sendable {
     }
 
     private static func attachments(
-        _ database: Database, where condition: String, _ arguments: StatementArguments
+        _ database: SQLiteConnection, where condition: String, _ values: [any SQLiteValue]
     ) throws -> [Attachment] {
-        try Row.fetchAll(database, sql: "SELECT * FROM attachment \(condition)", arguments: arguments).map { row in
-            let id = AttachmentID(containerID: row["containerID"], interface: row["interface"])
-            let addresses = try String.fetchAll(
-                database, sql: "SELECT address FROM address WHERE containerID = ? AND interface = ?",
-                arguments: [id.containerID, id.interface]
-            ).compactMap { IPAddress($0) }.sorted()
-            let options = try (row["options"] as String?).map {
+        let columns =
+            "containerID, interface, network, podNamespace, podName, namespacePath, namespaceCookie, phase, options"
+        return try database.all("SELECT \(columns) FROM attachment \(condition)", values) { row in
+            let id = AttachmentID(containerID: row.text(0), interface: row.text(1))
+            let addresses = try database.all(
+                "SELECT address FROM address WHERE containerID = ? AND interface = ?", key(id)
+            ) { IPAddress($0.text(0)) }.compactMap { $0 }.sorted()
+            let options = try row.optionalText(8).map {
                 try JSONDecoder().decode(AttachmentOptions.self, from: Data($0.utf8))
             }
             return Attachment(
-                id: id, network: row["network"], podNamespace: row["podNamespace"], podName: row["podName"],
-                namespacePath: row["namespacePath"], namespaceCookie: UInt64(bitPattern: row["namespaceCookie"]),
+                id: id, network: row.text(2), podNamespace: row.optionalText(3), podName: row.optionalText(4),
+                namespacePath: row.text(5), namespaceCookie: UInt64(bitPattern: row.integer(6)),
                 options: options ?? AttachmentOptions(), addresses: options?.chained?.addresses ?? addresses,
-                phase: Attachment.Phase(rawValue: row["phase"]) ?? .reserved)
+                phase: Attachment.Phase(rawValue: Int(row.integer(7))) ?? .reserved)
         }
     }
 
-    private func write<Result>(_ body: (Database) throws -> Result) throws -> Result {
-        do {
-            CrashPoint.pass()
-            let result = try database.write(body)
-            CrashPoint.pass()
-            return result
-        } catch let error as DatabaseError {
+    private func write<Result: Sendable>(_ body: (SQLiteConnection) throws -> Result) throws -> Result {
+        CrashPoint.pass()
+        let result = try transaction(.write, body)
+        CrashPoint.pass()
+        return result
+    }
+
+    private func read<Result: Sendable>(_ body: (SQLiteConnection) throws -> Result) throws -> Result {
+        try transaction(.read, body)
+    }
+
+    private func transaction<Result: Sendable>(
+        _ access: SQLiteDatabase.Access, _ body: (SQLiteConnection) throws -> Result
+    ) throws -> Result {
+        do { return try database.transaction(access, body) } catch let error as SQLiteError {
             throw StoreFailure(path, error)
         }
     }
 
-    private func read<Result>(_ body: (Database) throws -> Result) throws -> Result {
-        do { return try database.read(body) } catch let error as DatabaseError { throw StoreFailure(path, error) }
-    }
-
     // MARK: Rows
 
-    private static func insert(_ attachment: Attachment, phase: Attachment.Phase, in database: Database) throws {
+    /// What `containerID = ? AND interface = ?` asks for.
+    private static func key(_ id: AttachmentID) -> [any SQLiteValue] { [id.containerID, id.interface] }
+
+    private static func insert(_ attachment: Attachment, phase: Attachment.Phase, in database: SQLiteConnection) throws
+    {
         let id = attachment.id
         let options =
             attachment.options == AttachmentOptions()
             ? nil : String(decoding: try JSONEncoder().encode(attachment.options), as: UTF8.self)
-        try database.execute(
-            sql: """
-                INSERT INTO attachment (containerID, interface, network, podNamespace, podName, namespacePath,
-                    namespaceCookie, phase, options) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-                """,
-            arguments: [
+        try database.run(
+            """
+            INSERT INTO attachment (containerID, interface, network, podNamespace, podName, namespacePath,
+                namespaceCookie, phase, options) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+            """,
+            [
                 id.containerID, id.interface, attachment.network, attachment.podNamespace, attachment.podName,
                 attachment.namespacePath, Int64(bitPattern: attachment.namespaceCookie), phase.rawValue, options,
             ])
     }
 
-    private static func insert(_ address: IPAddress, of id: AttachmentID, in database: Database) throws {
-        try database.execute(
-            sql: "INSERT INTO address (address, containerID, interface) VALUES (?, ?, ?)",
-            arguments: [address.description, id.containerID, id.interface])
+    private static func insert(_ address: IPAddress, of id: AttachmentID, in database: SQLiteConnection) throws {
+        try database.run(
+            "INSERT INTO address (address, containerID, interface) VALUES (?, ?, ?)",
+            [address.description, id.containerID, id.interface])
     }
 
-    private static func insert(_ hostPorts: [HostPort], of id: AttachmentID, in database: Database) throws {
+    private static func insert(_ hostPorts: [HostPort], of id: AttachmentID, in database: SQLiteConnection) throws {
         for hostPort in hostPorts {
-            try database.execute(
-                sql: "INSERT INTO hostPort (transport, port, address, containerID, interface) VALUES (?, ?, ?, ?, ?)",
-                arguments: [
+            try database.run(
+                "INSERT INTO hostPort (transport, port, address, containerID, interface) VALUES (?, ?, ?, ?, ?)",
+                [
                     hostPort.transport.rawValue, Int(hostPort.port), hostPort.address?.description, id.containerID,
                     id.interface,
                 ])
         }
     }
 
-    private static func set(_ phase: Attachment.Phase, _ id: AttachmentID, in database: Database) throws {
-        try database.execute(
-            sql: "UPDATE attachment SET phase = ? WHERE containerID = ? AND interface = ?",
-            arguments: [phase.rawValue, id.containerID, id.interface])
+    private static func set(
+        _ phase: Attachment.Phase, _ id: AttachmentID, in database: SQLiteConnection
+    ) throws {
+        try database.run(
+            "UPDATE attachment SET phase = ? WHERE containerID = ? AND interface = ?",
+            [phase.rawValue, id.containerID, id.interface])
     }
 
     /// Deletes an attachment and all that belongs to it.
-    private static func delete(_ id: AttachmentID, in database: Database) throws {
-        let owner: StatementArguments = [id.containerID, id.interface]
-        try database.execute(
-            sql: """
-                INSERT OR REPLACE INTO released (address)
-                SELECT address FROM address WHERE containerID = ? AND interface = ?
-                """, arguments: owner)
-        try database.execute(sql: "DELETE FROM attachment WHERE containerID = ? AND interface = ?", arguments: owner)
+    private static func delete(_ id: AttachmentID, in database: SQLiteConnection) throws {
+        try database.run(
+            """
+            INSERT OR REPLACE INTO released (address)
+            SELECT address FROM address WHERE containerID = ? AND interface = ?
+            """, key(id))
+        try database.run("DELETE FROM attachment WHERE containerID = ? AND interface = ?", key(id))
     }
 
     /// Who has a host port that would take the same packets.
-    private static func holder(of hostPort: HostPort, in database: Database) throws -> AttachmentID? {
-        try Row.fetchAll(
-            database, sql: "SELECT * FROM hostPort WHERE transport = ? AND port = ?",
-            arguments: [hostPort.transport.rawValue, Int(hostPort.port)]
-        ).first { row in
+    private static func holder(of hostPort: HostPort, in database: SQLiteConnection) throws -> AttachmentID? {
+        try database.first(
+            "SELECT address, containerID, interface FROM hostPort WHERE transport = ? AND port = ?",
+            [hostPort.transport.rawValue, Int(hostPort.port)]
+        ) { row in
             let other = HostPort(
                 transport: hostPort.transport, port: hostPort.port, podPort: 0,
-                address: (row["address"] as String?).flatMap { IPAddress($0) })
-            return other.conflicts(with: hostPort)
-        }.map { AttachmentID(containerID: $0["containerID"], interface: $0["interface"]) }
+                address: row.optionalText(0).flatMap { IPAddress($0) })
+            guard other.conflicts(with: hostPort) else { return nil }
+            return AttachmentID(containerID: row.text(1), interface: row.text(2))
+        }
     }
 
-    private static func holder(of address: IPAddress, in database: Database) throws -> AttachmentID? {
-        try Row.fetchOne(
-            database, sql: "SELECT containerID, interface FROM address WHERE address = ?",
-            arguments: [address.description]
-        ).map { AttachmentID(containerID: $0["containerID"], interface: $0["interface"]) }
+    private static func holder(of address: IPAddress, in database: SQLiteConnection) throws -> AttachmentID? {
+        try database.first("SELECT containerID, interface FROM address WHERE address = ?", [address.description]) {
+            AttachmentID(containerID: $0.text(0), interface: $0.text(1))
+        }
     }
 
     // MARK: Rotation
 
     /// The range's next address.
-    private static func takeAddress(of range: AddressRange, in database: Database) throws -> IPAddress {
+    private static func takeAddress(of range: AddressRange, in database: SQLiteConnection) throws -> IPAddress {
         if let fresh = try neverUsed(of: range, in: database) {
-            try database.execute(
-                sql: "INSERT OR REPLACE INTO range (cidr, lastUsed) VALUES (?, ?)",
-                arguments: [range.cidr.description, fresh.description])
+            try database.run(
+                "INSERT OR REPLACE INTO range (cidr, lastUsed) VALUES (?, ?)",
+                [range.cidr.description, fresh.description])
             return fresh
         }
-        let freed = try String.fetchCursor(database, sql: "SELECT address FROM released ORDER BY sequence")
-        while let text = try freed.next() {
-            guard let address = IPAddress(text), range.cidr.contains(address), address >= range.first,
+        let freed = try database.first("SELECT address FROM released ORDER BY sequence") { row -> IPAddress? in
+            guard let address = IPAddress(row.text(0)), range.cidr.contains(address), address >= range.first,
                 address <= range.last
-            else { continue }
-            try database.execute(sql: "DELETE FROM released WHERE address = ?", arguments: [text])
-            if try !isTaken(address, in: database) { return address }
+            else { return nil }
+            try database.run("DELETE FROM released WHERE address = ?", [row.text(0)])
+            return try isTaken(address, in: database) ? nil : address
         }
+        if let freed { return freed }
         // Addresses that neither table knows, as after a change of ranges and back: the range begins anew, once.
         var number = range.first.number
         while number <= range.last.number {
@@ -268,15 +269,15 @@ public final class AllocationStore: Sendable {
             if try !isTaken(address, in: database) { return address }
             number += 1
         }
-        let used = try String.fetchAll(database, sql: "SELECT address FROM address")
-            .count { IPAddress($0).map(range.cidr.contains) ?? false }
+        let used = try database.all("SELECT address FROM address") { IPAddress($0.text(0)) }
+            .count { $0.map(range.cidr.contains) ?? false }
         throw RangeExhausted(cidr: range.cidr, inUse: used)
     }
 
-    private static func neverUsed(of range: AddressRange, in database: Database) throws -> IPAddress? {
-        let lastUsed = try String.fetchOne(
-            database, sql: "SELECT lastUsed FROM range WHERE cidr = ?", arguments: [range.cidr.description]
-        ).flatMap { IPAddress($0) }
+    private static func neverUsed(of range: AddressRange, in database: SQLiteConnection) throws -> IPAddress? {
+        let lastUsed = try database.first("SELECT lastUsed FROM range WHERE cidr = ?", [range.cidr.description]) {
+            IPAddress($0.text(0))
+        }
         var number = lastUsed.map { $0.number + 1 } ?? range.first.number
         while number <= range.last.number {
             let address = IPAddress(range.cidr.family, number: number)
@@ -286,45 +287,8 @@ public final class AllocationStore: Sendable {
         return nil
     }
 
-    private static func isTaken(_ address: IPAddress, in database: Database) throws -> Bool {
-        try Bool.fetchOne(
-            database, sql: "SELECT EXISTS (SELECT 1 FROM address WHERE address = ?)", arguments: [address.description]
-        ) ?? false
-    }
-
-    private static var migrator: DatabaseMigrator {
-        var migrator = DatabaseMigrator()
-        migrator.registerMigration("1") { database in
-            try database.execute(
-                sql: """
-                    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-                    CREATE TABLE attachment (
-                        containerID TEXT NOT NULL, interface TEXT NOT NULL, network TEXT NOT NULL,
-                        podNamespace TEXT, podName TEXT, namespacePath TEXT NOT NULL,
-                        namespaceCookie INTEGER NOT NULL, complete INTEGER NOT NULL,
-                        PRIMARY KEY (containerID, interface)) WITHOUT ROWID;
-                    CREATE TABLE address (
-                        address TEXT PRIMARY KEY, containerID TEXT NOT NULL, interface TEXT NOT NULL,
-                        FOREIGN KEY (containerID, interface) REFERENCES attachment ON DELETE CASCADE) WITHOUT ROWID;
-                    CREATE INDEX addressOwner ON address (containerID, interface);
-                    CREATE TABLE range (cidr TEXT PRIMARY KEY, lastUsed TEXT NOT NULL) WITHOUT ROWID;
-                    CREATE TABLE released (sequence INTEGER PRIMARY KEY AUTOINCREMENT, address TEXT NOT NULL UNIQUE);
-                    """)
-        }
-        migrator.registerMigration("2") { database in
-            try database.execute(
-                sql: """
-                    ALTER TABLE attachment RENAME COLUMN complete TO phase;
-                    ALTER TABLE attachment ADD COLUMN options TEXT;
-                    CREATE TABLE hostPort (
-                        transport TEXT NOT NULL, port INTEGER NOT NULL, address TEXT, containerID TEXT NOT NULL,
-                        interface TEXT NOT NULL,
-                        FOREIGN KEY (containerID, interface) REFERENCES attachment ON DELETE CASCADE);
-                    CREATE INDEX hostPortNumber ON hostPort (port, transport);
-                    CREATE INDEX hostPortOwner ON hostPort (containerID, interface);
-                    """)
-        }
-        return migrator
+    private static func isTaken(_ address: IPAddress, in database: SQLiteConnection) throws -> Bool {
+        try database.first("SELECT 1 FROM address WHERE address = ?", [address.description]) { _ in true } ?? false
     }
 }
 

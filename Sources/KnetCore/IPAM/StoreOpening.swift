@@ -1,4 +1,4 @@
-import GRDB
+import CSQLite
 import Glibc
 
 extension AllocationStore {
@@ -18,7 +18,7 @@ extension AllocationStore {
         let path = "\(stateDirectory)/\(fileName)"
         do {
             return (try AllocationStore(path: path, bootID: bootID), nil)
-        } catch let error as DatabaseError where damage.contains(error.resultCode.primaryResultCode) {
+        } catch let error as SQLiteError where damage.contains(error.code) {
             let aside = "\(path).damaged-\(now)"
             guard rename(path, aside) == 0 else {
                 return (
@@ -40,7 +40,7 @@ extension AllocationStore {
         }
     }
 
-    private static let damage: [ResultCode] = [.SQLITE_CORRUPT, .SQLITE_NOTADB]
+    private static let damage: [Int32] = [SQLITE_CORRUPT, SQLITE_NOTADB]
 
     /// The files of a store, wherever it was.
     public static func files(stateDirectory: String, runDirectory: String) -> [String] {
@@ -54,16 +54,15 @@ extension AllocationStore {
 public struct StoreFailure: Error, CustomStringConvertible {
     public let description: String
 
-    init(_ path: String, _ error: DatabaseError) {
+    init(_ path: String, _ error: SQLiteError) {
         let remedy: String? =
-            switch error.resultCode.primaryResultCode {
-            case .SQLITE_FULL, .SQLITE_IOERR: "free space on its file system"
-            case .SQLITE_READONLY, .SQLITE_CANTOPEN: "make its folder writable"
-            case .SQLITE_CORRUPT, .SQLITE_NOTADB: "restart knetd, which rebuilds it from the kernel"
+            switch error.code {
+            case SQLITE_FULL, SQLITE_IOERR: "free space on its file system"
+            case SQLITE_READONLY, SQLITE_CANTOPEN: "make its folder writable"
+            case SQLITE_CORRUPT, SQLITE_NOTADB: "restart knetd, which rebuilds it from the kernel"
             default: nil
             }
         description =
-            "the store \(path) failed: \(error.message ?? "SQLite error \(error.resultCode.rawValue)")"
-            + (remedy.map { "; \($0)" } ?? "")
+            "the store \(path) failed: \(error.message)" + (remedy.map { "; \($0)" } ?? "")
     }
 }
