@@ -45,12 +45,12 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
-        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
         .systemLibrary(name: "CMnl", pkgConfig: "libmnl", providers: [.apt(["libmnl-dev"])]),
         .systemLibrary(name: "CNftables", pkgConfig: "libnftables", providers: [.apt(["libnftables-dev"])]),
         .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
+        .systemLibrary(name: "CYaml", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
         .target(
             name: "KnetCore",
             dependencies: [
@@ -72,12 +72,12 @@ let package = Package(
             ],
             swiftSettings: strict
         ),
+        .target(name: "KnetYAML", dependencies: ["CYaml", "KnetCore"], swiftSettings: strict),
         .target(
             name: "KnetManifests",
             dependencies: [
-                "KnetCore", "KnetLinux",
+                "KnetCore", "KnetLinux", "KnetYAML",
                 .product(name: "HashTreeCollections", package: "swift-collections"),
-                .product(name: "Yams", package: "Yams"),
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: strict
@@ -124,6 +124,7 @@ let package = Package(
         ),
         .testTarget(
             name: "KnetManifestsTests", dependencies: ["KnetCore", "KnetManifests"], swiftSettings: strict),
+        .testTarget(name: "KnetYAMLTests", dependencies: ["KnetCore", "KnetYAML"], swiftSettings: strict),
         .target(name: "TestSupport", path: "Tests/Support", swiftSettings: strict),
         .testTarget(
             name: "IntegrationTests",

@@ -1,6 +1,6 @@
 import FoundationEssentials
 import KnetCore
-import Yams
+import KnetYAML
 
 /// A document that cannot be used, and why.
 public struct ManifestFault: Hashable, Sendable, CustomStringConvertible {
@@ -37,45 +37,13 @@ enum ManifestParser {
     }
 
     /// The documents up to the first that is not YAML, which is reported.
-    private static func yaml(_ data: Data, _ file: String, into result: inout ParsedManifest) throws -> [JSONValue] {
-        guard let text = String(data: data, encoding: .utf8) else { throw NotText() }
-        var sequence = try Yams.compose_all(yaml: text)
-        var documents: [JSONValue] = []
-        var budget = largestDocument
-        while let node = sequence.next() { documents.append(try json(node, &budget)) }
-        if let error = sequence.error {
-            let reason = "\(error)".split(separator: "\n").joined(separator: " ")
-            result.faults.append(ManifestFault(place: "\(file), document \(documents.count + 1)", reason: reason))
+    private static func yaml(_ data: Data, _ file: String, into result: inout ParsedManifest) -> [JSONValue] {
+        let documents = YAMLDocuments(parsing: data)
+        if let error = documents.error {
+            result.faults.append(
+                ManifestFault(place: "\(file), document \(documents.values.count + 1)", reason: "\(error)"))
         }
-        return documents
-    }
-
-    /// Nodes that one file may have once its aliases are written out.
-    private static let largestDocument = 2_000_000
-
-    private static func json(_ node: Yams.Node, _ budget: inout Int) throws -> JSONValue {
-        budget -= 1
-        guard budget > 0 else { throw TooLarge() }
-        switch node {
-        case .mapping(let mapping):
-            var members: [String: JSONValue] = [:]
-            for (key, value) in mapping { members[key.string ?? ""] = try json(value, &budget) }
-            return .object(members)
-        case .sequence(let sequence):
-            var elements: [JSONValue] = []
-            for element in sequence { elements.append(try json(element, &budget)) }
-            return .array(elements)
-        case .scalar(let scalar): return scalar.style == .plain ? plain(node, scalar.string) : .string(scalar.string)
-        case .alias: return .null
-        }
-    }
-
-    private static func plain(_ node: Yams.Node, _ text: String) -> JSONValue {
-        if node.null != nil { return .null }
-        if let value = node.bool { return .boolean(value) }
-        if let value = node.int { return .integer(value) }
-        if let value = node.float { return .number(value) }
-        return .string(text)
+        return documents.values
     }
 
     private static func read(_ document: JSONValue, place: String, into result: inout ParsedManifest) {
@@ -142,12 +110,4 @@ enum ManifestParser {
         default: "\(type)"
         }
     }
-}
-
-private struct NotText: Error, CustomStringConvertible {
-    var description: String { "not UTF-8 text" }
-}
-
-private struct TooLarge: Error, CustomStringConvertible {
-    var description: String { "more than two million values; split it, or mind its aliases" }
 }
