@@ -12,9 +12,10 @@ TEST_PACKAGES := iproute2 nftables procps python3-jsonschema containernetworking
 # What the reference plugins execute, and what measures the executable.
 BENCH_PACKAGES := iptables binutils
 SOURCES := Sources Tests plugins Package.swift
-# A CNI plugin is executed for every pod: what the dynamic linker need not do counts. libstdc++ goes in where its archive is
-# there, and no symbol of an executable is for others.
+# A CNI plugin is executed for every pod: what the dynamic linker need not do counts. These libraries go in where their archives
+# are there, and no symbol of an executable is for others.
 STATIC := .build/static
+ARCHIVES := libstdc++.a libsqlite3.a libyaml.a
 RELEASE := -c release --static-swift-stdlib --disable-local-rpath \
 	-Xlinker --no-export-dynamic -Xlinker --as-needed -Xlinker -L$(CURDIR)/$(STATIC)
 # Options of the benchmark: `make bench BENCH="--only cni --pods 100"`; `--help` lists them.
@@ -32,7 +33,7 @@ setup: ## Install the Debian packages that are missing
 	test -z "$$missing" || { $(SUDO) apt-get update -q && \
 		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -q --no-install-recommends $$missing; }
 
-build: setup $(STATIC)/libstdc++.a ## Build the executable for use: optimised, Swift's runtime inside (.build/release/knetd)
+build: setup $(STATIC) ## Build the executable for use: optimised, Swift's runtime inside (.build/release/knetd)
 	$(SWIFT) build $(RELEASE) --product knetd
 
 test: setup ## Run all tests on this machine's kernel; as root, or what needs root is skipped
@@ -60,10 +61,11 @@ install: build ## Install the executable, an example configuration and the syste
 	install -D -m 0644 deploy/knetd.service $(DESTDIR)/etc/systemd/system/knetd.service
 	test -e $(DESTDIR)/etc/knetd/knetd.json || install -D -m 0644 configs/single-node.json $(DESTDIR)/etc/knetd/knetd.json
 
-$(STATIC)/libstdc++.a:
-	@mkdir -p $(STATIC)
-	@archive=$$(ls /usr/lib/gcc/$$(uname -m)-linux-gnu/*/libstdc++.a 2>/dev/null | tail -1); \
-		test -z "$$archive" || ln -sf $$archive $@
+$(STATIC): Makefile
+	@mkdir -p $@ && touch $@
+	@triple=$$(uname -m)-linux-gnu; for name in $(ARCHIVES); do \
+		archive=$$(ls /usr/lib/$$triple/$$name /usr/lib/gcc/$$triple/*/$$name 2>/dev/null | tail -1); \
+		test -z "$$archive" || ln -sf $$archive $@/$$name; done
 
 clean: ## Remove what was built
 	rm -rf .build .build-*
