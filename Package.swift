@@ -45,6 +45,10 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+        // Its traits read streams of full Foundation.
+        .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0", traits: []),
     ],
     targets: [
         .systemLibrary(name: "CMnl", pkgConfig: "libmnl", providers: [.apt(["libmnl-dev"])]),
@@ -83,6 +87,22 @@ let package = Package(
             swiftSettings: strict
         ),
         .target(
+            name: "KnetKubernetes",
+            dependencies: [
+                "KnetCore", "KnetLinux", "KnetYAML",
+                .product(name: "AsyncHTTPClient", package: "async-http-client"),
+                .product(name: "HashTreeCollections", package: "swift-collections"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOSSL", package: "swift-nio-ssl"),
+                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+            ],
+            exclude: ["Wire/kubernetes.proto"],
+            swiftSettings: strict
+        ),
+        .target(
             name: "KnetPlayground",
             dependencies: ["CMnl", "KnetCore", "KnetLinux"],
             swiftSettings: strict
@@ -98,7 +118,8 @@ let package = Package(
         .executableTarget(
             name: "knetd",
             dependencies: [
-                "CMnl", "CNftables", "KnetCore", "KnetLinux", "KnetDataplane", "KnetManifests", "KnetPlayground",
+                "CMnl", "CNftables", "KnetCore", "KnetLinux", "KnetDataplane", "KnetKubernetes", "KnetManifests",
+                "KnetPlayground",
                 .product(name: "HashTreeCollections", package: "swift-collections"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
@@ -126,6 +147,17 @@ let package = Package(
             name: "KnetManifestsTests", dependencies: ["KnetCore", "KnetManifests"], swiftSettings: strict),
         .testTarget(name: "KnetYAMLTests", dependencies: ["KnetCore", "KnetYAML"], swiftSettings: strict),
         .target(name: "TestSupport", path: "Tests/Support", swiftSettings: strict),
+        .testTarget(
+            name: "KnetKubernetesTests",
+            dependencies: [
+                "KnetCore", "KnetKubernetes", "TestSupport",
+                .product(name: "HashTreeCollections", package: "swift-collections"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+            ],
+            swiftSettings: strict
+        ),
         .testTarget(
             name: "IntegrationTests",
             dependencies: ["KnetCore", "KnetLinux", "KnetDataplane", "TestSupport"],

@@ -17,6 +17,9 @@ public protocol Dataplane: Sendable {
     /// Bytes of the largest packet that a pod can send to another node's pod unfragmented.
     func mtu(_ family: IPFamily, local: LocalNode) -> Int
 
+    /// What other nodes must know of this one: annotations of its Node, `nil` for one that is not to be there.
+    func nodeAnnotations(local: LocalNode) -> [String: String?]
+
     /// Whether it is to be found out if checksum offload works on its devices.
     var triesChecksumOffload: Bool { get }
 
@@ -25,6 +28,7 @@ public protocol Dataplane: Sendable {
 }
 
 extension Dataplane {
+    public func nodeAnnotations(local: LocalNode) -> [String: String?] { [:] }
     public var triesChecksumOffload: Bool { false }
     public func checksumTrials(local: LocalNode, peers: [Node]) -> [ChecksumTrial] { [] }
 }
@@ -61,6 +65,8 @@ public struct DataplanePlugin: Plugin {
     }
 
     public var name: String { dataplane.name }
+
+    public let needs = ClusterNeeds([.node])
 
     /// Every peer's entries depend on this node's own addresses and devices, and on who else claims the peer's ranges.
     public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {

@@ -84,7 +84,9 @@ public struct LocalNodeReader: Sendable {
             }
             return node.podCIDRs
         }
-        guard state.isComplete else { throw Unknown(description: "the cluster's objects have not been read yet") }
+        guard state.isUsable([.node]) else {
+            throw Unknown(description: "the cluster's Nodes have not been read yet")
+        }
         guard state.nodes.isEmpty else {
             throw Unknown(
                 description:

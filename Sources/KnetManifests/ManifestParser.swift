@@ -58,9 +58,9 @@ enum ManifestParser {
             }
             return
         }
-        guard let kind = ObjectKey.Kind(rawValue: kind) else { return }
+        guard let kind = ObjectKey.Kind(rawValue: kind), ObjectKey.clusterKinds.contains(kind) else { return }
         do {
-            guard let object = try decode(document, kind) else { return }
+            let object = try AnyClusterObject(document, kind)
             if let defect = object.defect {
                 result.faults.append(ManifestFault(place: place, reason: "\(object.key): \(defect)"))
             } else {
@@ -69,18 +69,6 @@ enum ManifestParser {
         } catch {
             let name = document["metadata"]?["name"]?.string ?? "without a name"
             result.faults.append(ManifestFault(place: place, reason: "\(kind.rawValue)/\(name): \(explain(error))"))
-        }
-    }
-
-    private static func decode(_ document: JSONValue, _ kind: ObjectKey.Kind) throws -> AnyClusterObject? {
-        switch kind {
-        case .node: .node(try document.decode())
-        case .namespace: .namespace(try document.decode())
-        case .pod: .pod(try document.decode())
-        case .service: .service(try document.decode())
-        case .endpointSlice: .endpointSlice(try document.decode())
-        case .networkPolicy: .networkPolicy(try document.decode())
-        case .local, .attachment: nil
         }
     }
 

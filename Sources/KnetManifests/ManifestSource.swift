@@ -4,7 +4,7 @@ public import Logging
 import Synchronization
 
 /// The embedded source of cluster state: a directory of Kubernetes manifests, followed by inotify.
-public final class ManifestSource: Sendable {
+public final class ManifestSource: ClusterSource {
     private let path: String
     private let store: StateStore
     private let logger: Logger
@@ -16,8 +16,15 @@ public final class ManifestSource: Sendable {
         self.logger = logger
     }
 
-    /// Documents that are skipped now.
-    public var faults: [ManifestFault] { shared.withLock { $0 } }
+    public var report: SourceReport {
+        var report = SourceReport(title: "manifests in \(path)", isLive: isRead)
+        if !isRead { report.troubles = ["the manifests in \(path) have not been read yet"] }
+        // A folder that cannot be read now is among them.
+        report.faults = shared.withLock { $0.map(\.description) }
+        return report
+    }
+
+    private var isRead: Bool { store.current.isComplete(ObjectKey.clusterKinds) }
 
     /// Follows the directory until the task is cancelled.
     public func run() async {
@@ -28,15 +35,15 @@ public final class ManifestSource: Sendable {
             let look = try? await blocking {
                 directory.withLock { directory in (directory.scan(), directory.faults, directory.isRead) }
             }
-            guard let (changes, faults, isRead) = look else { continue }
+            guard let (changes, faults, canRead) = look else { continue }
             report(faults)
-            if isRead, !changes.isEmpty || !store.current.isComplete { publish(changes) }
+            if canRead, !changes.isEmpty || !isRead { publish(changes) }
         }
     }
 
     private func publish(_ changes: ManifestDirectory.Changes) {
         let keys = Set(changes.added.map(\.key)).union(changes.removed)
-        store.update(keys, complete: true) { state in
+        store.update(keys, told: ObjectKey.clusterKinds) { state in
             for object in changes.added { state.set(object) }
             for key in changes.removed { state.remove(key) }
         }

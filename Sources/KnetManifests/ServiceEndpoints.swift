@@ -51,7 +51,7 @@ enum ServiceEndpoints {
     }
 
     private static func endpoint(of pod: Pod, _ family: IPFamily, publish: Bool?) -> EndpointSlice.Endpoint {
-        let isTerminating = pod.metadata.deletionTimestamp != nil
+        let isTerminating = pod.metadata.isTerminating
         return EndpointSlice.Endpoint(
             addresses: pod.addresses.filter { $0.family == family }.prefix(1).map(\.description),
             conditions: .init(

@@ -1,6 +1,7 @@
 import FoundationEssentials
 import Glibc
 import KnetCore
+import KnetLinux
 import KnetPlayground
 
 /// On what was measured: without it no figure means anything elsewhere.

@@ -1,6 +1,7 @@
 import FoundationEssentials
 import Glibc
 import KnetCore
+import KnetLinux
 import KnetPlayground
 import TestSupport
 import Testing

@@ -17,6 +17,7 @@ private final class FakePlugin: Plugin {
     struct Unreadable: Error {}
 
     let name = "fake"
+    let needs = ClusterNeeds([.node])
     let kernel = Mutex(Kernel())
 
     /// A node `n7` wants the entry 7, whose value is the number of its ranges; `bad` is an error.
@@ -61,7 +62,7 @@ private final class FakePlugin: Plugin {
 
     @discardableResult
     private func set(_ nodes: Node..., complete: Bool = true) -> UInt64 {
-        store.update(Set(nodes.map(\.key)), complete: complete) { state in
+        store.update(Set(nodes.map(\.key)), told: complete ? [.node] : []) { state in
             for node in nodes { state.set(.node(node)) }
             state.set(local: LocalNode(name: "self", podCIDRs: [], uplinks: [:]))
         }

@@ -6,7 +6,20 @@ public struct Configuration: Sendable, Equatable, Codable {
         public struct Manifests: Sendable, Equatable, Codable {
             public let directory: String
         }
+        /// The API server.
+        public struct Kubernetes: Sendable, Equatable, Codable {
+            /// `nil` takes the service account of the pod that knetd runs in.
+            public let kubeconfig: String?
+            /// `nil` takes the kubeconfig's own.
+            public let context: String?
+            /// Instead of the kubeconfig's or the service account's.
+            public let servers: [String]
+            /// Seconds between two snapshots at least.
+            public let snapshotSeconds: Int
+        }
         public let manifests: Manifests
+        /// Where it is there, manifests are not read.
+        public let kubernetes: Kubernetes?
     }
 
     public struct Node: Sendable, Equatable, Codable {
@@ -141,7 +154,7 @@ public struct ConfigurationReader: Sendable {
         } catch {
             throw ConfigurationError([.init(path: "$", found: "\(error)", allowed: "see knetd config schema")])
         }
-        problems = contradictions(in: configuration)
+        problems = contradictions(in: configuration) + twoSources(value)
         guard problems.isEmpty else { throw ConfigurationError(problems) }
         return configuration
     }
@@ -174,7 +187,26 @@ public struct ConfigurationReader: Sendable {
                             Field(
                                 "directory", .text(.absolutePath), default: "/etc/knetd/manifests",
                                 "Directory of Kubernetes manifests (YAML or JSON), watched for changes.")
-                        ]), default: [:], "The cluster as files.")
+                        ]), default: [:], "The cluster as files."),
+                    Field(
+                        "kubernetes",
+                        .object([
+                            Field(
+                                "kubeconfig", .text(.absolutePath),
+                                "The kubeconfig that says where the API server is and who asks; default: the service account of the pod that knetd runs in."
+                            ),
+                            Field(
+                                "context", .text(.any(what: "a context's name")),
+                                "The kubeconfig's context; default: its current-context."),
+                            Field(
+                                "servers", .list(of: .text(.serverURL)), default: [],
+                                "API servers, tried in turn; []: the one that the kubeconfig or the service account names. Before knetd runs, the address of the Service \"kubernetes\" is not reachable."
+                            ),
+                            Field(
+                                "snapshotSeconds", .integer(1...86400), default: 60,
+                                "Seconds between two savings of the cluster's state, from which a node boots without the API server."
+                            ),
+                        ]), "The cluster as the API server has it, instead of manifests."),
                 ]), default: [:], "Where the cluster's objects come from."),
             Field(
                 "node",
@@ -274,6 +306,16 @@ public struct ConfigurationReader: Sendable {
     private static func withoutRepeats(_ problems: [ConfigurationProblem]) -> [ConfigurationProblem] {
         var seen: Set<String> = []
         return problems.filter { seen.insert($0.path).inserted }
+    }
+
+    private func twoSources(_ value: JSONValue) -> [ConfigurationProblem] {
+        guard value["cluster"]?["manifests"] != nil, value["cluster"]?["kubernetes"] != nil else { return [] }
+        return [
+            .init(
+                path: "$.cluster", found: "both manifests and kubernetes",
+                allowed: "one source of the cluster's objects",
+                suggestion: "only \"kubernetes\"")
+        ]
     }
 
     private func contradictions(in configuration: Configuration) -> [ConfigurationProblem] {

@@ -42,6 +42,7 @@ extension TextFormat {
         case .ipAddress: ["pattern": .string("^(\(Self.ipv4)|\(Self.ipv6))$")]
         case .endpoint: ["pattern": .string("^(\(Self.ipv4)|\\[\(Self.ipv6)\\]):[0-9]{1,5}$")]
         case .absolutePath: ["pattern": "^/"]
+        case .serverURL: ["pattern": "^https?://[^ /?#@]+(/[^ ?#]*)?$"]
         case .interfaceName: ["pattern": "^[^/:\\s]{1,15}$"]
         }
     }

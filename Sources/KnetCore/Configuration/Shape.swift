@@ -20,6 +20,8 @@ public enum TextFormat: Sendable {
     /// `address:port`, the address of IPv6 in brackets.
     case endpoint
     case absolutePath
+    /// `https://host:port`.
+    case serverURL
     /// A network interface's name: 1 to 15 bytes without `/` or white space.
     case interfaceName
 }
@@ -175,6 +177,7 @@ extension TextFormat {
         case .ipAddress: "an IPv4 or IPv6 address"
         case .endpoint: "address:port such as \"127.0.0.1:9469\" or \"[::1]:9469\""
         case .absolutePath: "an absolute path"
+        case .serverURL: "a server such as \"\(ServerURL.title)\""
         case .interfaceName: "an interface name of 1 to 15 bytes"
         }
     }
@@ -197,6 +200,9 @@ extension TextFormat {
         case .ipAddress: return IPAddress(text) == nil ? (nil, nil) : nil
         case .endpoint: return Endpoint(text) == nil ? (nil, nil) : nil
         case .absolutePath: return text.hasPrefix("/") ? nil : (nil, "\"/\(text)\"")
+        case .serverURL:
+            guard ServerURL(text) == nil else { return nil }
+            return (nil, ServerURL("https://\(text)").map { "\"\($0)\"" })
         case .interfaceName: return InterfaceName.isValid(text) ? nil : (nil, nil)
         }
     }

@@ -71,6 +71,9 @@ public protocol Plugin: Sendable {
     /// The key under `plugins` in the configuration.
     var name: String { get }
 
+    /// What it reads of the cluster's objects.
+    var needs: ClusterNeeds { get }
+
     /// The keys whose entries can differ after `keys` changed. Without one of its own, a plugin gets just these.
     func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey>
 

@@ -39,7 +39,7 @@ struct ReconcilePass<P: Plugin> {
         for key in plugin.affected(by: change.keys, in: change.state) { want(key, in: change.state) }
         if resync || readFault != nil, !readBack() { return Outcome(failed: 1) }
         // Before this node knows itself, no plugin can tell what it wants: nothing may be taken for unwanted.
-        let mayRemove = change.state.isComplete && change.state.local != nil
+        let mayRemove = change.state.isComplete(plugin.needs.kinds) && change.state.local != nil
         var outcome = Outcome()
         if apply(mayRemove: mayRemove, into: &outcome), readBack() {
             _ = apply(mayRemove: mayRemove, into: &outcome)

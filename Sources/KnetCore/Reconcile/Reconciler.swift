@@ -12,7 +12,7 @@ public struct ReconcilerReport: Sendable {
     public var entries = 0
     /// Seconds that the last pass took.
     public var lastPassSeconds = 0.0
-    /// Whether all of a complete state was brought to the kernel at least once, whatever the kernel refused of it.
+    /// Whether all of a usable state was brought to the kernel at least once, whatever the kernel refused of it.
     public var isInForce = false
     /// What is wrong now, by object.
     public var faults: [ObjectKey: String] = [:]
@@ -58,6 +58,7 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
 
     private var pass: ReconcilePass<P>
     private let store: StateStore
+    private let kinds: Set<ObjectKey.Kind>
     private let logger: Logger
     private let resyncInterval: Duration
     private let executor: any SerialExecutor
@@ -85,6 +86,7 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
     ) {
         pass = ReconcilePass(plugin: plugin)
         name = plugin.name
+        kinds = plugin.needs.kinds
         self.store = store
         self.executor = executor
         self.resyncInterval = resyncInterval
@@ -203,7 +205,7 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
             $0.resyncs += resync ? 1 : 0
             $0.entries = pass.tracker.desiredCount
             $0.lastPassSeconds = seconds
-            $0.isInForce = $0.isInForce || (state.isComplete && state.local != nil && pass.readFault == nil)
+            $0.isInForce = $0.isInForce || (state.isUsable(kinds) && state.local != nil && pass.readFault == nil)
             $0.faults = faults
             $0.otherFaults = pass.otherFaults
         }

@@ -4,8 +4,10 @@ public import HashTreeCollections
 public struct ClusterState: Sendable {
     /// Counts the changes since the start of the process.
     public internal(set) var version: UInt64 = 0
-    /// Whether the source has told everything that it holds. Nothing is removed from the kernel before.
-    public internal(set) var isComplete = false
+    /// The kinds of which the source has told everything that it holds.
+    public internal(set) var told: Set<ObjectKey.Kind> = []
+    /// The kinds that are as they were saved by an earlier process, until the source tells them.
+    public internal(set) var saved: Set<ObjectKey.Kind> = []
 
     public internal(set) var local: LocalNode?
     public internal(set) var attachments: TreeDictionary<ObjectKey, Attachment> = [:]
@@ -17,6 +19,12 @@ public struct ClusterState: Sendable {
     public internal(set) var networkPolicies: TreeDictionary<ObjectKey, NetworkPolicy> = [:]
 
     public init() {}
+
+    /// Whether all of these kinds are known as they are. Nothing that depends on them is removed from the kernel before.
+    public func isComplete(_ kinds: Set<ObjectKey.Kind>) -> Bool { kinds.isSubset(of: told) }
+
+    /// Whether all of these kinds are known, be it as they once were.
+    public func isUsable(_ kinds: Set<ObjectKey.Kind>) -> Bool { kinds.isSubset(of: told.union(saved)) }
 
     /// The key of everything that is held.
     public var keys: [ObjectKey] {
@@ -33,6 +41,19 @@ public enum AnyClusterObject: Hashable, Sendable {
     case service(Service)
     case endpointSlice(EndpointSlice)
     case networkPolicy(NetworkPolicy)
+
+    /// Reads an object of a kind that a source has.
+    public init(_ document: JSONValue, _ kind: ObjectKey.Kind) throws {
+        switch kind {
+        case .node: self = .node(try document.decode())
+        case .namespace: self = .namespace(try document.decode())
+        case .pod: self = .pod(try document.decode())
+        case .service: self = .service(try document.decode())
+        case .endpointSlice: self = .endpointSlice(try document.decode())
+        case .networkPolicy: self = .networkPolicy(try document.decode())
+        case .local, .attachment: preconditionFailure("\(kind) is not an object of the cluster")
+        }
+    }
 
     public var key: ObjectKey { object.key }
 
@@ -52,6 +73,44 @@ public enum AnyClusterObject: Hashable, Sendable {
 }
 
 extension ClusterState {
+    public func object(_ key: ObjectKey) -> AnyClusterObject? {
+        switch key.kind {
+        case .node: nodes[key].map(AnyClusterObject.node)
+        case .namespace: namespaces[key].map(AnyClusterObject.namespace)
+        case .pod: pods[key].map(AnyClusterObject.pod)
+        case .service: services[key].map(AnyClusterObject.service)
+        case .endpointSlice: endpointSlices[key].map(AnyClusterObject.endpointSlice)
+        case .networkPolicy: networkPolicies[key].map(AnyClusterObject.networkPolicy)
+        case .attachment, .local: nil
+        }
+    }
+
+    public func count(of kind: ObjectKey.Kind) -> Int {
+        switch kind {
+        case .node: nodes.count
+        case .namespace: namespaces.count
+        case .pod: pods.count
+        case .service: services.count
+        case .endpointSlice: endpointSlices.count
+        case .networkPolicy: networkPolicies.count
+        case .attachment: attachments.count
+        case .local: local == nil ? 0 : 1
+        }
+    }
+
+    /// The keys of the cluster's objects of a kind.
+    public func keys(of kind: ObjectKey.Kind) -> [ObjectKey] {
+        switch kind {
+        case .node: Array(nodes.keys)
+        case .namespace: Array(namespaces.keys)
+        case .pod: Array(pods.keys)
+        case .service: Array(services.keys)
+        case .endpointSlice: Array(endpointSlices.keys)
+        case .networkPolicy: Array(networkPolicies.keys)
+        case .attachment, .local: []
+        }
+    }
+
     /// Takes in a new or changed object.
     public mutating func set(_ object: AnyClusterObject) {
         switch object {

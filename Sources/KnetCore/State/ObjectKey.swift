@@ -13,6 +13,9 @@ public struct ObjectKey: Hashable, Sendable, Comparable, CustomStringConvertible
         case attachment = "Attachment"
     }
 
+    /// Kinds of the cluster's objects.
+    public static let clusterKinds: Set<Kind> = [.node, .namespace, .pod, .service, .endpointSlice, .networkPolicy]
+
     public let kind: Kind
     /// Empty for what has no namespace.
     public let namespace: String

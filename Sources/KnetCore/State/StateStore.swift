@@ -30,15 +30,18 @@ public final class StateStore: Sendable {
     /// Changes the state and wakes the followers.
     /// - Parameters:
     ///   - keys: what `body` sets or removes.
-    ///   - complete: whether the source has now told everything; `nil` leaves that as it is.
+    ///   - told: kinds of which the source has now told everything.
+    ///   - saved: kinds of which `body` sets what was saved once.
     /// - Returns: the state's version after the change.
     @discardableResult
     public func update(
-        _ keys: Set<ObjectKey>, complete: Bool? = nil, _ body: (inout ClusterState) -> Void
+        _ keys: Set<ObjectKey>, told: Set<ObjectKey.Kind> = [], saved: Set<ObjectKey.Kind> = [],
+        _ body: (inout ClusterState) -> Void
     ) -> UInt64 {
         let (version, wakes) = contents.withLock { contents in
             body(&contents.state)
-            if let complete { contents.state.isComplete = complete }
+            contents.state.told.formUnion(told)
+            contents.state.saved = contents.state.saved.union(saved).subtracting(contents.state.told)
             contents.state.version += 1
             for id in contents.followers.keys { contents.followers[id]?.pending.formUnion(keys) }
             return (contents.state.version, contents.followers.values.map(\.wake))

@@ -73,7 +73,7 @@ final class Daemon: ServiceLifecycle.Service {
         logger: Logger
     ) throws -> Generation {
         try Generation(
-            configuration: configuration, nodeName: configuration.node.name ?? HostName.current(),
+            configuration: configuration, nodeName: configuration.node.name ?? HostName.ofNode(),
             allocations: allocations,
             pool: pool, kernel: kernel, logger: logger)
     }
@@ -274,4 +274,9 @@ enum BootID {
 
 enum HostName {
     static func current() -> String { (try? Sysctl.read("kernel/hostname")) ?? "localhost" }
+
+    /// What the pod's manifest says by the downward API (`KNETD_NODE_NAME`), else the host's name as the kubelet has it.
+    static func ofNode() -> String {
+        getenv("KNETD_NODE_NAME").map { String(cString: $0) } ?? current().lowercased()
+    }
 }

@@ -1,9 +1,12 @@
+import Glibc
 import HashTreeCollections
 import KnetCore
 import KnetDataplane
+import KnetKubernetes
 import KnetLinux
 import KnetManifests
 import Logging
+import NIOPosix
 import Synchronization
 
 /// The daemon under one configuration. A reload ends one generation and begins the next; the kernel keeps what both
@@ -12,7 +15,7 @@ final class Generation: Sendable {
     let configuration: Configuration
     let nodeName: String
     let state = StateStore()
-    let source: ManifestSource
+    let source: any ClusterSource
     let dataplane: DataplanePlugin?
     let reconcilers: [any ReconcilerHandle]
 
@@ -42,28 +45,60 @@ final class Generation: Sendable {
         self.kernel = kernel
         self.logger = logger
         reader = LocalNodeReader(name: nodeName, configuration: configuration)
-        source = ManifestSource(directory: configuration.cluster.manifests.directory, store: state, logger: logger)
         (kernelWakes, kernelWaker) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
 
         var dataplane: DataplanePlugin?
         var reconcilers: [any ReconcilerHandle] = []
+        var needs = Self.askedFor
         for plugin in Plugins.all {
             guard let settings = configuration.plugins[plugin.settings.name] else { continue }
             switch try plugin.make(settings) {
             case .dataplane(let made):
                 let plugin = DataplanePlugin(made, network: configuration.network, kernel: kernel)
                 dataplane = plugin
+                needs = needs.union(plugin.needs)
                 reconcilers.append(Self.reconciler(plugin, state, configuration, logger))
             }
         }
         self.dataplane = dataplane
         withoutOffload = dataplane?.dataplane.triesChecksumOffload == true ? try kernel.devicesWithoutOffload() : []
         self.reconcilers = reconcilers
+        source = Self.source(
+            configuration, needs: needs, nodeName: nodeName, dataplane: dataplane, reconcilers: reconcilers,
+            store: state, logger: logger)
 
         let attachments = try allocations.attachments().filter { $0.phase == .attached }
         state.update(Set(attachments.map { .attachment($0.id) })) { state in
             for attachment in attachments { state.set(attachment) }
         }
+    }
+
+    /// Kinds that are followed though no plugin needs them, so that the cost of following is measured: names of kinds in
+    /// `KNETD_FOLLOW`, pods of all nodes among them.
+    private static let askedFor: ClusterNeeds = {
+        let names = getenv("KNETD_FOLLOW").map { String(cString: $0) } ?? ""
+        let kinds = names.split(separator: ",").compactMap { ObjectKey.Kind(rawValue: String($0)) }
+        return ClusterNeeds(ObjectKey.clusterKinds.intersection(kinds), podsOfOtherNodes: kinds.contains(.pod))
+    }()
+
+    private static func source(
+        _ configuration: Configuration, needs: ClusterNeeds, nodeName: String, dataplane: DataplanePlugin?,
+        reconcilers: [any ReconcilerHandle], store: StateStore, logger: Logger
+    ) -> any ClusterSource {
+        guard let settings = configuration.cluster.kubernetes else {
+            return ManifestSource(
+                directory: configuration.cluster.manifests.directory, store: store, logger: logger)
+        }
+        let local = KubernetesSource.LocalView(
+            nodeName: nodeName, annotations: { dataplane?.dataplane.nodeAnnotations(local: $0) ?? [:] },
+            isUp: {
+                reconcilers.allSatisfy { $0.report.isInForce && $0.report.faults[.local] == nil }
+                    && store.current.local != nil && dataplane != nil
+            })
+        return KubernetesSource(
+            settings, needs: needs, local: local,
+            snapshotPath: configuration.agent.stateDirectory + "/cluster.snapshot",
+            store: store, version: Version.current, group: MultiThreadedEventLoopGroup.singleton, logger: logger)
     }
 
     private static func reconciler(
@@ -164,8 +199,9 @@ final class Generation: Sendable {
     /// Why pods cannot be attached; empty where they can.
     var obstacles: [String] {
         let now = state.current
-        guard now.isComplete else {
-            return ["the manifests in \(configuration.cluster.manifests.directory) have not been read yet"]
+        guard now.isUsable([.node]) else {
+            let troubles = source.report.troubles
+            return troubles.isEmpty ? ["the cluster's Nodes have not been read yet"] : troubles
         }
         if let fault = localFault.withLock({ $0 }) { return [fault] }
         guard now.local != nil else { return ["this node's links have not been read yet"] }

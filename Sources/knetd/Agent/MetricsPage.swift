@@ -17,8 +17,7 @@ enum MetricsPage {
         page.sample("knetd_peers", [:], Double(report.peers.count))
         page.family("knetd_peers_unreachable", "gauge", "Other nodes to which no way could be made.")
         page.sample("knetd_peers_unreachable", [:], Double(report.peers.count { $0.fault != nil }))
-        page.family("knetd_manifest_faults", "gauge", "Documents of the manifests that are skipped.")
-        page.sample("knetd_manifest_faults", [:], Double(report.manifestFaults.count))
+        source(report.source, &page)
         page.family("knetd_allocations", "gauge", "Interfaces of pods on this node.")
         page.sample("knetd_allocations", [:], Double(report.allocations.count))
         page.family("knetd_range_addresses", "gauge", "Addresses that pods of this node can have.")
@@ -54,6 +53,30 @@ enum MetricsPage {
                 Double(figures.succeeded + figures.failed))
         }
         return page.text
+    }
+
+    private static func source(_ source: SourceReport, _ page: inout Page) {
+        page.family("knetd_source_live", "gauge", "Whether the state is as the source has it now.")
+        page.sample("knetd_source_live", [:], source.isLive ? 1 : 0)
+        page.family("knetd_source_snapshot", "gauge", "Whether some of the state is from a snapshot.")
+        page.sample("knetd_source_snapshot", [:], source.isFromSnapshot ? 1 : 0)
+        page.family("knetd_source_stale_seconds", "gauge", "Seconds since the source was last heard, while it is away.")
+        page.sample("knetd_source_stale_seconds", [:], Double(source.staleSeconds))
+        page.family("knetd_source_faults", "gauge", "Documents and objects that are skipped.")
+        page.sample("knetd_source_faults", [:], Double(source.faults.count))
+        func each(_ name: String, _ type: String, _ help: String, _ value: (SourceReport.Kind) -> Int) {
+            page.family(name, type, help)
+            for kind in source.kinds { page.sample(name, ["kind": kind.kind], Double(value(kind))) }
+        }
+        each("knetd_source_objects", "gauge", "Objects that are known.") { $0.objects }
+        each("knetd_source_followed", "gauge", "Whether changes are followed now.") { $0.isLive ? 1 : 0 }
+        each("knetd_api_lists_total", "counter", "Lists that were read.") { $0.lists }
+        each("knetd_api_watches_total", "counter", "Watches that were begun.") { $0.watches }
+        each("knetd_api_events_total", "counter", "Events of watches.") { $0.events }
+        page.family("knetd_api_requests_total", "counter", "Requests to the API server by status code.")
+        for (code, count) in source.requests.sorted(by: { $0.key < $1.key }) {
+            page.sample("knetd_api_requests_total", ["code": code], Double(count))
+        }
     }
 
     private static func reconcilers(_ reports: [(String, ReconcilerReport)], _ page: inout Page) {

@@ -1,7 +1,6 @@
 import HashTreeCollections
 import KnetCore
 import KnetDataplane
-import KnetManifests
 
 /// What `knetd status` shows.
 struct StatusReport: Codable {
@@ -48,8 +47,8 @@ struct StatusReport: Codable {
     let plugins: [Plugin]
     let peers: [Peer]
     let allocations: [Allocation]
-    /// Documents of the manifests that are skipped.
-    let manifestFaults: [String]
+    /// Where the cluster's objects come from.
+    let source: SourceReport
     let reloadFault: String?
     /// What was wrong with the allocations' store at the start.
     let storeFault: String?
@@ -93,8 +92,24 @@ struct StatusReport: Codable {
                 pod: $0.title, containerID: $0.id.containerID, interface: $0.id.interface, link: $0.hostLink,
                 addresses: $0.addresses, hostPorts: $0.options.hostPorts.map(\.description))
         }
-        manifestFaults = generation.source.faults.map(\.description)
+        source = generation.source.report
         self.reloadFault = reloadFault
+    }
+
+    private var sourceLines: [String] {
+        var state = "live"
+        if !source.isLive {
+            state = source.isFromSnapshot ? "from a snapshot" : "not reached"
+            state += ", last heard \(source.staleSeconds) s ago"
+        }
+        var lines = ["source   \(source.title)  \(state)"]
+        lines += source.troubles.map { "  ! \($0)" }
+        lines += source.faults.map { "  ! skipped: \($0)" }
+        lines += source.kinds.map {
+            "  \($0.kind)  \($0.objects) objects, \($0.lists) lists, \($0.watches) watches, \($0.events) events"
+                + ($0.isLive ? "" : "  not followed")
+        }
+        return lines
     }
 
     /// The report for people.
@@ -103,7 +118,7 @@ struct StatusReport: Codable {
         lines += obstacles.map { "  ! \($0)" }
         if let storeFault { lines.append("  ! \(storeFault)") }
         if let reloadFault { lines.append("  ! last reload refused: \(reloadFault)") }
-        lines += manifestFaults.map { "  ! manifest skipped: \($0)" }
+        lines += sourceLines
         lines += uplinks.map {
             "uplink   \($0.link)  \($0.address)  MTU \($0.mtu)" + ($0.isPresent ? "" : "  gone; what rests on it stays")
         }

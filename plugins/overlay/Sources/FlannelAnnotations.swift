@@ -5,8 +5,6 @@ import KnetDataplane
 /// What a Flannel node writes onto its Node object
 /// (https://github.com/flannel-io/flannel/blob/master/Documentation/kubernetes.md#annotations).
 struct FlannelAnnotations {
-    private static let prefix = "flannel.alpha.coreos.com/"
-
     private struct BackendData: Decodable {
         let vni: UInt32?
         let vtepMAC: MACAddress?
@@ -41,7 +39,7 @@ struct FlannelAnnotations {
         }
     }
 
-    private subscript(_ name: String) -> String? { annotations[Self.prefix + name] }
+    private subscript(_ name: String) -> String? { annotations[FlannelBackend.prefix + name] }
 
     private func data(_ family: IPFamily) -> BackendData? {
         guard let text = self[family == .v4 ? "backend-data" : "backend-v6-data"] else { return nil }

@@ -95,6 +95,17 @@ public struct Overlay: Dataplane {
         }
     }
 
+    public func nodeAnnotations(local: LocalNode) -> [String: String?] {
+        let families = Set(local.podCIDRs.compactMap { outerFamily(for: $0.family, local: local) })
+        let ways = families.compactMap { family in
+            local.uplinks[family].map { uplink in
+                let mac = Self.derivedMAC(node: local.name, family)
+                return (family, (uplink.address, #"{"VNI":\#(configuration.vni),"VtepMAC":"\#(mac)"}"#))
+            }
+        }
+        return FlannelBackend.annotations(type: "vxlan", ways: Dictionary(uniqueKeysWithValues: ways))
+    }
+
     public func entries(peer: Node, local: LocalNode) throws -> [NetworkEntry] {
         let dialect = FlannelAnnotations(peer.metadata.annotations ?? [:])
         try dialect.check(vni: configuration.vni)

@@ -15,6 +15,12 @@ public struct Routed: Dataplane {
 
     public func entries(local: LocalNode) -> [NetworkEntry] { [] }
 
+    public func nodeAnnotations(local: LocalNode) -> [String: String?] {
+        let families = Set(local.podCIDRs.map(\.family))
+        let ways = local.uplinks.filter { families.contains($0.key) }.mapValues { ($0.address, "null") }
+        return FlannelBackend.annotations(type: "host-gw", ways: ways)
+    }
+
     public func entries(peer: Node, local: LocalNode) throws -> [NetworkEntry] {
         var entries: [NetworkEntry] = []
         var obstacles: [String] = []

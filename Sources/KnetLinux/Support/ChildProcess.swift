@@ -1,6 +1,5 @@
 import CMnl
 import Glibc
-public import KnetLinux
 
 /// Starts programs inside network namespaces.
 public enum ChildProcess {
@@ -66,7 +65,7 @@ public enum ChildProcess {
     }
 
     /// Waits for a child of this process.
-    static func wait(_ process: Int32) -> Int32 {
+    public static func wait(_ process: Int32) -> Int32 {
         var status: Int32 = 0
         while waitpid(process, &status, 0) < 0 && errno == EINTR {}
         return status & 0x7F == 0 ? (status >> 8) & 0xFF : 128 + (status & 0x7F)

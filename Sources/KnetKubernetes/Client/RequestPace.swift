@@ -1,0 +1,45 @@
+import Synchronization
+
+/// Lets so many requests through in a second, and a few more at once: a fault of ours must not become the server's.
+final class RequestPace: Sendable {
+    private let interval: Duration
+    private let burst: Int
+    /// When the last request of those that were let through would have had its turn.
+    private let last: Mutex<ContinuousClock.Instant>
+
+    init(perSecond: Int, burst: Int) {
+        interval = .seconds(1) / perSecond
+        self.burst = burst
+        last = Mutex(.now - interval * burst)
+    }
+
+    /// Waits for its turn.
+    func turn() async throws {
+        let turn = last.withLock { last in
+            last = max(last + interval, .now - interval * burst)
+            return last
+        }
+        if turn > .now { try await Task.sleep(until: turn) }
+    }
+}
+
+/// How long to wait before the next attempt: twice as long after every failure, never the same for all nodes.
+struct Backoff {
+    private let first: Duration
+    private let last: Duration
+    private var next: Duration
+
+    init(first: Duration = .milliseconds(200), last: Duration = .seconds(30)) {
+        self.first = first
+        self.last = last
+        next = first
+    }
+
+    mutating func succeeded() { next = first }
+
+    /// - Parameter atLeast: what the server asked for.
+    mutating func failed(atLeast: Duration = .zero) -> Duration {
+        defer { next = min(next * 2, last) }
+        return max(next * Double.random(in: 0.5...1), atLeast * Double.random(in: 1...1.2))
+    }
+}

@@ -1,0 +1,93 @@
+import FoundationEssentials
+import KnetCore
+import SwiftProtobuf
+
+/// A kind of the cluster's objects as the API has it.
+struct Resource: Hashable, Sendable {
+    let kind: ObjectKey.Kind
+    /// Empty for the core group.
+    let group: String
+    let version: String
+    let plural: String
+    /// Only the objects that it selects, as `spec.nodeName=node1`.
+    var fieldSelector: String?
+    /// Whether the server has it in protobuf; custom resources are in JSON alone.
+    var isProtobuf = true
+
+    init?(_ kind: ObjectKey.Kind) {
+        self.kind = kind
+        switch kind {
+        case .node: (group, version, plural) = ("", "v1", "nodes")
+        case .namespace: (group, version, plural) = ("", "v1", "namespaces")
+        case .pod: (group, version, plural) = ("", "v1", "pods")
+        case .service: (group, version, plural) = ("", "v1", "services")
+        case .endpointSlice: (group, version, plural) = ("discovery.k8s.io", "v1", "endpointslices")
+        case .networkPolicy: (group, version, plural) = ("networking.k8s.io", "v1", "networkpolicies")
+        case .local, .attachment: return nil
+        }
+    }
+
+    var path: String {
+        (group.isEmpty ? "/api/\(version)" : "/apis/\(group)/\(version)") + "/\(plural)"
+    }
+}
+
+/// An object as the server told it.
+struct ToldObject {
+    let object: AnyClusterObject
+    let revision: String
+    /// Set on a bookmark that ends the objects that were there already.
+    var endsInitialEvents = false
+}
+
+/// Makes reduced objects of the API's messages.
+struct ObjectReader {
+    private let kind: ObjectKey.Kind
+    private var shared = SharedValues()
+
+    /// https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists
+    private static let initialEventsEnd = "k8s.io/initial-events-end"
+
+    init(_ kind: ObjectKey.Kind) { self.kind = kind }
+
+    mutating func object(_ value: JSONValue) throws -> ToldObject {
+        let metadata = value["metadata"]
+        return ToldObject(
+            object: try AnyClusterObject(value, kind), revision: metadata?["resourceVersion"]?.string ?? "",
+            endsInitialEvents: metadata?["annotations"]?[Self.initialEventsEnd]?.string == "true")
+    }
+
+    /// - Parameter message: an object without its envelope.
+    mutating func object(_ message: Data) throws -> ToldObject {
+        func wire<Message: WireObject>(_: Message.Type) throws -> Message {
+            try Message(serializedBytes: message, options: Envelope.options)
+        }
+        switch kind {
+        case .node:
+            let wire = try wire(WireNode.self)
+            return told(.node(Node(wire, &shared)), wire)
+        case .namespace:
+            let wire = try wire(WireNamespace.self)
+            return told(.namespace(Namespace(wire, &shared)), wire)
+        case .pod:
+            let wire = try wire(WirePod.self)
+            return told(.pod(Pod(wire, &shared)), wire)
+        case .service:
+            let wire = try wire(WireService.self)
+            return told(.service(Service(wire, &shared)), wire)
+        case .endpointSlice:
+            let wire = try wire(WireEndpointSlice.self)
+            return told(.endpointSlice(EndpointSlice(wire, &shared)), wire)
+        case .networkPolicy:
+            let wire = try wire(WireNetworkPolicy.self)
+            return told(.networkPolicy(NetworkPolicy(wire, &shared)), wire)
+        case .local, .attachment: throw Envelope.NotAnEnvelope()
+        }
+    }
+
+    private func told(_ object: AnyClusterObject, _ wire: some WireObject) -> ToldObject {
+        ToldObject(
+            object: object, revision: wire.metadata.resourceVersion,
+            endsInitialEvents: wire.metadata.annotations[Self.initialEventsEnd] == "true")
+    }
+}
