@@ -7,6 +7,8 @@ public struct LocalNodeReader: Sendable {
     private let name: String
     private let settings: Configuration.Node
     private let network: Configuration.Network
+    /// Whether Nodes are made by kubelets, and their ranges given by kube-controller-manager.
+    private let isKubernetes: Bool
 
     /// Prefix lengths of a node's part of the cluster's ranges, as kube-controller-manager has them
     /// (`--node-cidr-mask-size-ipv4`, `-ipv6`).
@@ -16,6 +18,7 @@ public struct LocalNodeReader: Sendable {
         self.name = name
         settings = configuration.node
         network = configuration.network
+        isKubernetes = configuration.cluster.kubernetes != nil
     }
 
     /// What of the kernel counts here.
@@ -80,12 +83,20 @@ public struct LocalNodeReader: Sendable {
         if let configured = settings.podCIDRs { return configured }
         if let node = state.nodes[.node(name)] {
             guard !node.podCIDRs.isEmpty else {
-                throw Unknown(description: "Node \"\(name)\" has no spec.podCIDRs; give it some, or set node.podCIDRs")
+                throw Unknown(
+                    description: "Node \"\(name)\" has no spec.podCIDRs; "
+                        + (isKubernetes
+                            ? "kube-controller-manager gives them with --allocate-node-cidrs; else set node.podCIDRs"
+                            : "give it some, or set node.podCIDRs"))
             }
             return node.podCIDRs
         }
         guard state.isUsable([.node]) else {
             throw Unknown(description: "the cluster's Nodes have not been read yet")
+        }
+        guard !isKubernetes else {
+            throw Unknown(
+                description: "the API server has no Node \"\(name)\" yet; its kubelet registers it, else set node.name")
         }
         guard state.nodes.isEmpty else {
             throw Unknown(

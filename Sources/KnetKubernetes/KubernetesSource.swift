@@ -57,10 +57,11 @@ public final class KubernetesSource: ClusterSource {
         let kinds = needs.kinds.union([.node])
         let sink = StateSink(store: store, logger: logger)
         self.sink = sink
+        let recovery = Recovery(logger: logger)
         reflectors = kinds.sorted { $0.rawValue < $1.rawValue }.compactMap { kind in
             guard var resource = Resource(kind) else { return nil }
             if kind == .pod, !needs.podsOfOtherNodes { resource.fieldSelector = "spec.nodeName=\(local.nodeName)" }
-            return Reflector(resource, client: client, sink: sink, logger: logger)
+            return Reflector(resource, client: client, sink: sink, recovery: recovery, logger: logger)
         }
         publisher = NodePublisher(
             nodeName: local.nodeName, client: client, store: store, annotations: local.annotations, isUp: local.isUp,

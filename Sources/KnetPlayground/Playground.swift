@@ -34,6 +34,9 @@ public final class Playground {
         public var mtu = 1500
         /// Configuration that every node shares; names, folders and the manifests' directory are set for each.
         public var configuration: JSONValue = [:]
+        /// Makes the source of the cluster's objects once network and manifests are there.
+        /// - Returns: the configuration's `cluster`; without this, the directory of manifests.
+        public var cluster: ((Playground) throws -> JSONValue)?
         /// Of the daemons, beside the caller's.
         public var environment: [String: String] = [:]
 
@@ -108,8 +111,9 @@ public final class Playground {
             try lan.connect(try namespace(name), name: name, host: 11 + index)
             try writeNode(name, host: 11 + index, podCIDRs: ranges.compactMap { Self.nodeRange($0, index) })
             record.nodes.append(.init(name: name, host: 11 + index, process: 0))
-            try writeConfiguration(name, base: options.configuration)
         }
+        let cluster = try options.cluster?(self) ?? ["manifests": ["directory": .string(manifests)]]
+        for name in nodeNames { try writeConfiguration(name, base: options.configuration, cluster: cluster) }
         for name in nodeNames { try startDaemon(name, environment: options.environment) }
         for name in nodeNames { try waitUntilReady(name) }
     }
@@ -288,10 +292,10 @@ public final class Playground {
         range.subnet(UInt64(index + 1), prefixLength: max(range.prefixLength + 4, range.family == .v4 ? 24 : 64))
     }
 
-    private func writeConfiguration(_ node: String, base: JSONValue) throws {
+    private func writeConfiguration(_ node: String, base: JSONValue, cluster: JSONValue) throws {
         var members = base.object ?? [:]
         members["node"] = .object((members["node"]?.object ?? [:]).merging(["name": .string(node)]) { $1 })
-        members["cluster"] = ["manifests": ["directory": .string(manifests)]]
+        members["cluster"] = cluster
         members["agent"] = .object(
             (members["agent"]?.object ?? [:]).merging([
                 "runDirectory": .string("\(directory)/\(node)/run"),

@@ -31,6 +31,7 @@ final class Reflector: Sendable {
     let resource: Resource
     private let client: APIClient
     private let sink: any ReflectorSink
+    private let recovery: Recovery
     private let logger: Logger
     private let shared = Mutex(Report())
 
@@ -41,10 +42,11 @@ final class Reflector: Sendable {
     /// A stream that ended so soon did not end because its time was over.
     private static let shortest = Duration.seconds(290)
 
-    init(_ resource: Resource, client: APIClient, sink: any ReflectorSink, logger: Logger) {
+    init(_ resource: Resource, client: APIClient, sink: any ReflectorSink, recovery: Recovery, logger: Logger) {
         self.resource = resource
         self.client = client
         self.sink = sink
+        self.recovery = recovery
         self.logger = logger
     }
 
@@ -59,6 +61,8 @@ final class Reflector: Sendable {
         var streamsList = true
         /// Whether the server may be another one, with another history.
         var isDoubtful = false
+        /// Whether the last attempt ended because history was gone.
+        var expired = false
         /// Told in this list so far; `nil` where no list is being read.
         var listed: Set<ObjectKey>?
 
@@ -87,6 +91,7 @@ final class Reflector: Sendable {
             do throws(APIError) {
                 try await turn(&progress)
                 progress.isDoubtful = ContinuousClock.now - began < Self.shortest
+                progress.expired = false
                 backoff.succeeded()
                 // A server that ends every stream at once is not to be asked without end.
                 if progress.isDoubtful, report.events == events { await pause(backoff.failed()) }
@@ -99,37 +104,38 @@ final class Reflector: Sendable {
 
     private func recover(from error: APIError, _ progress: inout Progress, _ backoff: inout Backoff) async {
         progress.listed = nil
-        var wait = Duration.zero
         switch error.kind {
         case .expired:
-            // Not a fault: what was missed is listed.
-            logger.info("history is gone; listing again", metadata: metadata("reason", error.cause))
+            // Not a fault: what was missed is listed. Only where that happens again and again the server is spared.
+            logger.info("history is gone; listing again", metadata: metadata(reason: error.cause))
             progress.revision = nil
-            if progress.isDoubtful { await pause(backoff.failed()) }
-            progress.isDoubtful = true
+            if progress.expired { await pause(backoff.failed()) } else { backoff.succeeded() }
+            progress.expired = true
             return
         case .refused where progress.streamsList:
             progress.streamsList = false
             return
-        case .unable(let seconds): wait = .seconds(seconds ?? 0)
         case .unreachable, .broken: progress.isDoubtful = true
         default: break
         }
+        recovery.failed("\(error)", metadata: metadata())
         note { report in
-            if report.trouble != error {
-                logger.warning(
-                    "the API server cannot be followed; trying again", metadata: metadata("reason", "\(error)"))
-            }
             report.trouble = error
             report.isLive = false
         }
-        await pause(backoff.failed(atLeast: wait))
+        switch error.kind {
+        case .unreachable, .broken: await recovery.wait(atMost: backoff.failed())
+        case .unable(let seconds): await pause(backoff.failed(atLeast: .seconds(seconds ?? 0)))
+        default: await pause(backoff.failed())
+        }
     }
 
     private func pause(_ time: Duration) async { try? await Task.sleep(for: time) }
 
-    private func metadata(_ key: String, _ value: String) -> Logger.Metadata {
-        ["op": "watch", "kind": "\(resource.kind.rawValue)", "\(key)": "\(value)"]
+    private func metadata(reason: String? = nil) -> Logger.Metadata {
+        var metadata: Logger.Metadata = ["op": "watch", "kind": "\(resource.kind.rawValue)"]
+        if let reason { metadata["reason"] = "\(reason)" }
+        return metadata
     }
 
     private func note(_ change: (inout Report) -> Void) { shared.withLock { change(&$0) } }
@@ -183,7 +189,7 @@ final class Reflector: Sendable {
             if let next { query.append(("continue", next)) }
             let answer = try await client.bytes(request(query))
             let page = try ListPage(answer.body, isProtobuf: answer.isProtobuf, &progress.reader)
-            for fault in page.faults { logger.warning("object skipped", metadata: metadata("reason", fault)) }
+            for fault in page.faults { logger.warning("object skipped", metadata: metadata(reason: fault)) }
             for told in page.objects { progress.listed?.insert(told.object.key) }
             sink.changed(resource.kind, set: page.objects.map(\.object), removed: [])
             next = page.next
@@ -201,10 +207,8 @@ final class Reflector: Sendable {
     }
 
     private func live(_ revision: String?) {
+        recovery.succeeded()
         note { report in
-            if report.trouble != nil {
-                logger.notice("the API server is followed again", metadata: metadata("op", "watch"))
-            }
             report.isLive = true
             report.trouble = nil
             report.heard = .now
