@@ -6,7 +6,7 @@ DESTDIR ?=
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
 # Needed to build; needed by tests and demo to look at the kernel with eyes other than ours.
-BUILD_PACKAGES := libmnl-dev libnftables-dev libsqlite3-dev libyaml-dev pkg-config
+BUILD_PACKAGES := libmnl-dev libnftables-dev libsqlite3-dev libyaml-dev
 TEST_PACKAGES := iproute2 nftables procps python3-jsonschema containernetworking-plugins \
 	containerd podman crun conmon busybox-static
 # What the reference plugins execute, and what measures the executable.

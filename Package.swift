@@ -51,10 +51,11 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0", traits: []),
     ],
     targets: [
-        .systemLibrary(name: "CMnl", pkgConfig: "libmnl", providers: [.apt(["libmnl-dev"])]),
-        .systemLibrary(name: "CNftables", pkgConfig: "libnftables", providers: [.apt(["libnftables-dev"])]),
-        .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
-        .systemLibrary(name: "CYaml", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
+        // Without pkgConfig: that would have the linker look among the system's libraries before the Makefile's archives.
+        .systemLibrary(name: "CMnl"),
+        .systemLibrary(name: "CNftables"),
+        .systemLibrary(name: "CSQLite"),
+        .systemLibrary(name: "CYaml"),
         .target(
             name: "KnetCore",
             dependencies: [
