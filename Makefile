@@ -18,11 +18,12 @@ STATIC := .build/static
 ARCHIVES := libstdc++.a libsqlite3.a libyaml.a
 RELEASE := -c release --static-swift-stdlib --disable-local-rpath \
 	-Xlinker --no-export-dynamic -Xlinker --as-needed -Xlinker -L$(CURDIR)/$(STATIC)
+WIRE := Sources/KnetKubernetes/Wire
 # Options of the benchmark: `make bench BENCH="--only cni --pods 100"`; `--help` lists them.
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test demo bench check fmt install clean
+.PHONY: help setup build test nightly proto demo bench check fmt install clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 12
@@ -40,6 +41,15 @@ test: setup ## Run all tests on this machine's kernel; as root, or what needs ro
 	$(SWIFT) build --build-tests
 	$(SWIFT) test --skip-build --no-parallel
 	Tests/example-plugin.sh
+
+nightly: setup ## The random tests at length: 10,000 runs against a server that misbehaves
+	$(SWIFT) build --build-tests
+	KNETD_RANDOM_RUNS=10000 $(SWIFT) test --skip-build --no-parallel --filter FollowTests
+
+proto: ## Make the API's messages anew from the reduced .proto; needs Debian's protobuf-compiler
+	$(SWIFT) build --scratch-path .build-proto --package-path .build/checkouts/swift-protobuf --product protoc-gen-swift
+	protoc --plugin=.build-proto/debug/protoc-gen-swift --swift_opt=Visibility=Package \
+		--swift_opt=UseAccessLevelOnImports=true --proto_path=$(WIRE) --swift_out=$(WIRE) kubernetes.proto
 
 demo: setup ## Three nodes, six pods, every pair tried with real packets, for each dataplane; needs root
 	$(SWIFT) build --product knetd

@@ -148,10 +148,33 @@ let package = Package(
             name: "KnetManifestsTests", dependencies: ["KnetCore", "KnetManifests"], swiftSettings: strict),
         .testTarget(name: "KnetYAMLTests", dependencies: ["KnetCore", "KnetYAML"], swiftSettings: strict),
         .target(name: "TestSupport", path: "Tests/Support", swiftSettings: strict),
+        .target(
+            name: "APIDouble",
+            dependencies: [
+                "KnetCore", "TestSupport",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOSSL", package: "swift-nio-ssl"),
+            ],
+            swiftSettings: strict
+        ),
+        .testTarget(
+            name: "APIDoubleTests",
+            dependencies: [
+                "APIDouble", "KnetCore", "KnetKubernetes", "TestSupport",
+                .product(name: "AsyncHTTPClient", package: "async-http-client"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+                .product(name: "NIOSSL", package: "swift-nio-ssl"),
+                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+            ],
+            swiftSettings: strict
+        ),
         .testTarget(
             name: "KnetKubernetesTests",
             dependencies: [
-                "KnetCore", "KnetKubernetes", "TestSupport",
+                "APIDouble", "KnetCore", "KnetKubernetes", "TestSupport",
                 .product(name: "HashTreeCollections", package: "swift-collections"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOPosix", package: "swift-nio"),
@@ -167,8 +190,8 @@ let package = Package(
         .testTarget(
             name: "EndToEndTests",
             dependencies: [
-                "CMnl", "knetd", "knetd-bench", "KnetCore", "KnetLinux", "KnetDataplane", "KnetPlayground",
-                "TestSupport",
+                "APIDouble", "CMnl", "knetd", "knetd-bench", "KnetCore", "KnetLinux", "KnetDataplane",
+                "KnetPlayground", "TestSupport",
             ],
             swiftSettings: strict
         ),

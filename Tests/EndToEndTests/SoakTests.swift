@@ -242,21 +242,13 @@ import Testing
 
     private func restart(_ playground: Playground, boot: String) throws {
         try playground.stopDaemon("node1", signal: SIGKILL)
-        // The daemon alone sees another boot's identity.
-        let script = "mount --bind \(boot) /proc/sys/kernel/random/boot_id && exec \"$@\""
-        try playground.startDaemon("node1", wrapper: ["unshare", "--mount", "sh", "-c", script, "sh"])
-        try playground.waitUntilReady("node1")
+        try start("node1", boot: boot, playground)
     }
 
     /// Everything that does not outlast a reboot goes: namespaces, links, routes, rules, /run; the boot's identity changes.
     private func reboot(_ playground: Playground, _ runtime: Runtime, boot: String, number: Int) throws {
         runtime.reboot()
-        _ = try? shell(
-            """
-            for link in $(ip -o link | grep -oE 'k(net|ifb)[0-9a-z]{11}|knetd6?[.]1'); do ip link del $link; done
-            ip route flush proto 107; ip -6 route flush proto 107; nft flush ruleset; true
-            """, in: playground.namespace("node1"))
-        try FileManager.default.removeItem(atPath: "\(playground.directory)/node1/run")
+        try forgetBoot(of: "node1", playground)
         try Data("boot-\(number)\n".utf8).write(to: URL(fileURLWithPath: boot))
     }
 }

@@ -9,7 +9,8 @@ import Testing
 /// A playground that lasts as long as `body`.
 func withPlayground<Result>(
     nodes: Int = 1, _ configuration: JSONValue = [:], families: [IPFamily] = IPFamily.allCases,
-    daemon environment: [String: String] = [:], _ body: (Playground) throws -> Result
+    daemon environment: [String: String] = [:], cluster: ((Playground) throws -> JSONValue)? = nil,
+    _ body: (Playground) throws -> Result
 ) throws -> Result {
     var options = Playground.Options()
     options.name = "test-\(UInt32.random(in: 0...UInt32.max))"
@@ -17,9 +18,27 @@ func withPlayground<Result>(
     options.configuration = configuration
     options.families = families
     options.environment = environment
+    options.cluster = cluster
     let playground = try Playground.up(options, executable: Checkout.executable)
     defer { playground.down() }
     return try body(playground)
+}
+
+/// Starts a daemon that alone sees the boot's identity in the file `boot`, and waits until it is ready.
+func start(_ node: String, boot: String, _ playground: Playground) throws {
+    let script = "mount --bind \(boot) /proc/sys/kernel/random/boot_id && exec \"$@\""
+    try playground.startDaemon(node, wrapper: ["unshare", "--mount", "sh", "-c", script, "sh"])
+    try playground.waitUntilReady(node)
+}
+
+/// Takes from a node what does not outlast a reboot: links, routes and rules of ours, and `/run`.
+func forgetBoot(of node: String, _ playground: Playground) throws {
+    _ = try? shell(
+        """
+        for link in $(ip -o link | grep -oE 'k(net|ifb)[0-9a-z]{11}|knetd6?[.]1'); do ip link del $link; done
+        ip route flush proto 107; ip -6 route flush proto 107; nft flush ruleset; true
+        """, in: playground.namespace(node))
+    try FileManager.default.removeItem(atPath: "\(playground.directory)/\(node)/run")
 }
 
 /// Runs knetd itself.

@@ -43,17 +43,19 @@ final class APIClient: Sendable {
 
     private let group: any EventLoopGroup
     private let credentials: CredentialStore
-    private let pace = RequestPace(perSecond: 20, burst: 40)
+    private let pace: RequestPace
+    let timing: Timing
     private let userAgent: String
     private let shared = Mutex(Shared())
 
-    /// A server that says nothing for so long is gone; one that watches sends a bookmark every minute.
-    private static let silence = TimeAmount.seconds(100)
     /// Bytes of the largest answer that is read as a whole.
     private static let limit = 256 << 20
 
     /// - Parameter servers: instead of those that the access names.
-    init(access: AccessSource, servers: [String], version: String, group: any EventLoopGroup) {
+    init(access: AccessSource, servers: [String], version: String, timing: Timing = Timing(), group: any EventLoopGroup)
+    {
+        self.timing = timing
+        pace = RequestPace(perSecond: timing.requestsPerSecond, burst: timing.burst)
         credentials = CredentialStore(source: access, servers: servers)
         userAgent = "knetd/\(version)"
         self.group = group
@@ -134,15 +136,15 @@ final class APIClient: Sendable {
         if let name = credentials.serverName { route.alias = [name: server.host] }
         return shared.withLock { shared in
             if let client = shared.clients[route] { return client }
-            let client = HTTPClient(eventLoopGroup: group, configuration: Self.configuration(route))
+            let client = HTTPClient(eventLoopGroup: group, configuration: configuration(route))
             shared.clients[route] = client
             return client
         }
     }
 
-    private static func configuration(_ route: Route) -> HTTPClient.Configuration {
+    private func configuration(_ route: Route) -> HTTPClient.Configuration {
         var configuration = HTTPClient.Configuration(redirectConfiguration: .disallow)
-        configuration.timeout = .init(connect: .seconds(5), read: silence)
+        configuration.timeout = .init(connect: .seconds(5), read: .nanoseconds(Int64(timing.silence / .nanoseconds(1))))
         // A watch holds its connection; with one each, none waits for another's bytes.
         configuration.httpVersion = .http1Only
         configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 32

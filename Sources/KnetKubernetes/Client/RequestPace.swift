@@ -1,6 +1,6 @@
 import Synchronization
 
-/// Lets so many requests through in a second, and a few more at once: a fault of ours must not become the server's.
+/// Lets so many requests through in a second, and a few more at once.
 final class RequestPace: Sendable {
     private let interval: Duration
     private let burst: Int
@@ -25,21 +25,19 @@ final class RequestPace: Sendable {
 
 /// How long to wait before the next attempt: twice as long after every failure, never the same for all nodes.
 struct Backoff {
-    private let first: Duration
-    private let last: Duration
+    private let range: ClosedRange<Duration>
     private var next: Duration
 
-    init(first: Duration = .milliseconds(200), last: Duration = .seconds(30)) {
-        self.first = first
-        self.last = last
-        next = first
+    init(_ range: ClosedRange<Duration>) {
+        self.range = range
+        next = range.lowerBound
     }
 
-    mutating func succeeded() { next = first }
+    mutating func succeeded() { next = range.lowerBound }
 
     /// - Parameter atLeast: what the server asked for.
     mutating func failed(atLeast: Duration = .zero) -> Duration {
-        defer { next = min(next * 2, last) }
+        defer { next = min(next * 2, range.upperBound) }
         return max(next * Double.random(in: 0.5...1), atLeast * Double.random(in: 1...1.2))
     }
 }

@@ -12,7 +12,7 @@ extension Metadata {
         annotations: (String) -> Bool = { _ in false }
     ) {
         self.init(
-            name: wire.name, namespace: wire.hasNamespace ? shared.share(wire.namespace) : nil,
+            name: wire.name, namespace: wire.namespace.nonEmpty.map { shared.share($0) },
             labels: shared.share(wire.labels.filter { labels($0.key) }),
             annotations: shared.share(wire.annotations.filter { annotations($0.key) }))
         isTerminating = wire.hasDeletionTimestamp

@@ -59,19 +59,17 @@ final class NodePublisher: Sendable {
     }
 
     private func follow(_ wakes: AsyncStream<Void>, _ subscription: StateStore.Subscription) async {
-        var backoff = Backoff()
-        var last: (patch: JSONValue, at: ContinuousClock.Instant)?
+        var backoff = Backoff(client.timing.retries)
+        var last: (node: Node?, at: ContinuousClock.Instant)?
         for await _ in wakes {
             let state = subscription.take().state
-            guard let patch = patch(state) else {
-                last = nil
-                continue
-            }
-            if let last, last.patch == patch, ContinuousClock.now - last.at < Self.patience { continue }
+            guard let patch = patch(state) else { continue }
+            let node = state.nodes[.node(nodeName)]
+            if let last, last.node == node, ContinuousClock.now - last.at < Self.patience { continue }
             do throws(APIError) {
                 try await send(patch)
                 shared.withLock { $0 = nil }
-                last = (patch, .now)
+                last = (node, .now)
                 backoff.succeeded()
             } catch {
                 if Task.isCancelled { return }

@@ -37,10 +37,6 @@ final class Reflector: Sendable {
 
     /// Objects in one part of a list, as kube-controller-manager asks for them.
     private static let pageSize = 500
-    /// How long the server is to keep a watch, in seconds; different for all, so that not all come back at once.
-    private static let watchSeconds = 300...600
-    /// A stream that ended so soon did not end because its time was over.
-    private static let shortest = Duration.seconds(290)
 
     init(_ resource: Resource, client: APIClient, sink: any ReflectorSink, recovery: Recovery, logger: Logger) {
         self.resource = resource
@@ -51,6 +47,9 @@ final class Reflector: Sendable {
     }
 
     var report: Report { shared.withLock { $0 } }
+
+    /// A stream that ended sooner did not end because its time was over.
+    private var shortest: Duration { .seconds(client.timing.watchSeconds.lowerBound) * 0.95 }
 
     /// What is known between two connections.
     private struct Progress {
@@ -84,13 +83,13 @@ final class Reflector: Sendable {
     /// Follows until the task is cancelled.
     func run() async {
         var progress = Progress(reader: ObjectReader(resource.kind))
-        var backoff = Backoff()
+        var backoff = Backoff(client.timing.retries)
         while !Task.isCancelled {
             let events = report.events
             let began = ContinuousClock.now
             do throws(APIError) {
                 try await turn(&progress)
-                progress.isDoubtful = ContinuousClock.now - began < Self.shortest
+                progress.isDoubtful = ContinuousClock.now - began < shortest
                 progress.expired = false
                 backoff.succeeded()
                 // A server that ends every stream at once is not to be asked without end.
@@ -219,7 +218,7 @@ final class Reflector: Sendable {
     private func watch(_ progress: inout Progress) async throws(APIError) {
         var query = [
             ("watch", "true"), ("allowWatchBookmarks", "true"),
-            ("timeoutSeconds", "\(Int.random(in: Self.watchSeconds))"),
+            ("timeoutSeconds", "\(Int.random(in: client.timing.watchSeconds))"),
         ]
         if let revision = progress.revision {
             query.append(("resourceVersion", revision))
@@ -281,7 +280,7 @@ final class Reflector: Sendable {
                     batch.hand(to: sink, resource.kind)
                     complete(&progress, revision: revision)
                 }
-            case .error(let status): throw Self.error(status)
+            case .error(let status): throw Self.error(status, isList: progress.listed != nil)
             }
         }
         note { $0.revision = progress.revision }
@@ -292,8 +291,10 @@ final class Reflector: Sendable {
         throw APIError(.expired, "the server is at \(theirs), before \(ours): it is another one")
     }
 
-    private static func error(_ status: StatusMessage) -> APIError {
+    private static func error(_ status: StatusMessage, isList: Bool) -> APIError {
         switch status.code {
+        // An API server on an etcd that is too old to stream lists says so only here.
+        case 500 where isList: APIError(.refused, status.message)
         case 410: APIError(.expired, status.message)
         case 504 where status.message.contains("Too large resource version"): APIError(.expired, status.message)
         case 429, 500...: APIError(.unable(retryAfter: status.retryAfter), status.message)

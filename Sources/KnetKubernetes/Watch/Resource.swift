@@ -36,8 +36,6 @@ struct Resource: Hashable, Sendable {
 struct ToldObject {
     let object: AnyClusterObject
     let revision: String
-    /// Set on a bookmark that ends the objects that were there already.
-    var endsInitialEvents = false
 }
 
 /// Makes reduced objects of the API's messages.
@@ -45,16 +43,11 @@ struct ObjectReader {
     private let kind: ObjectKey.Kind
     private var shared = SharedValues()
 
-    /// https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists
-    private static let initialEventsEnd = "k8s.io/initial-events-end"
-
     init(_ kind: ObjectKey.Kind) { self.kind = kind }
 
     mutating func object(_ value: JSONValue) throws -> ToldObject {
-        let metadata = value["metadata"]
-        return ToldObject(
-            object: try AnyClusterObject(value, kind), revision: metadata?["resourceVersion"]?.string ?? "",
-            endsInitialEvents: metadata?["annotations"]?[Self.initialEventsEnd]?.string == "true")
+        ToldObject(
+            object: try AnyClusterObject(value, kind), revision: value["metadata"]?["resourceVersion"]?.string ?? "")
     }
 
     /// - Parameter message: an object without its envelope.
@@ -86,8 +79,6 @@ struct ObjectReader {
     }
 
     private func told(_ object: AnyClusterObject, _ wire: some WireObject) -> ToldObject {
-        ToldObject(
-            object: object, revision: wire.metadata.resourceVersion,
-            endsInitialEvents: wire.metadata.annotations[Self.initialEventsEnd] == "true")
+        ToldObject(object: object, revision: wire.metadata.resourceVersion)
     }
 }

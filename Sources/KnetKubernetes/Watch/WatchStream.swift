@@ -12,6 +12,19 @@ enum WatchEvent {
     case error(StatusMessage)
 }
 
+/// Marks the bookmark that ends the objects that were there already
+/// (https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists).
+private let initialEventsEnd = "k8s.io/initial-events-end"
+
+extension WatchEvent {
+    /// An object of any kind with nothing but metadata.
+    fileprivate static func bookmark(_ metadata: WireObjectMeta) -> WatchEvent {
+        .bookmark(
+            revision: metadata.resourceVersion,
+            endsInitialEvents: metadata.annotations[initialEventsEnd] == "true")
+    }
+}
+
 /// Cuts a watch's bytes into events: a length of four bytes before each in protobuf, a line each in JSON.
 struct WatchStream {
     private let isProtobuf: Bool
@@ -66,6 +79,10 @@ struct WatchStream {
         let event = try WireWatchEvent(serializedBytes: frame, options: Envelope.options)
         let envelope = try Envelope.open(event.object.raw)
         if event.type == "ERROR" { return .error(StatusMessage(try StatusMessage.wire(envelope))) }
+        if event.type == "BOOKMARK" {
+            let bookmark = try WireNamespace(serializedBytes: envelope.raw, options: Envelope.options)
+            return .bookmark(bookmark.metadata)
+        }
         return try Self.event(event.type, try reader.object(envelope.raw))
     }
 
@@ -73,6 +90,12 @@ struct WatchStream {
         let event = try JSONValue(parsing: line)
         guard let type = event["type"]?.string, let object = event["object"] else { throw Envelope.NotAnEnvelope() }
         if type == "ERROR" { return .error(StatusMessage(object)) }
+        if type == "BOOKMARK" {
+            let metadata = object["metadata"]
+            return .bookmark(
+                revision: metadata?["resourceVersion"]?.string ?? "",
+                endsInitialEvents: metadata?["annotations"]?[initialEventsEnd]?.string == "true")
+        }
         return try Self.event(type, try reader.object(object))
     }
 
@@ -80,7 +103,6 @@ struct WatchStream {
         switch type {
         case "ADDED", "MODIFIED": .set(told)
         case "DELETED": .removed(told)
-        case "BOOKMARK": .bookmark(revision: told.revision, endsInitialEvents: told.endsInitialEvents)
         default: throw APIError(.broken, "an event of the watch is of type \(type)")
         }
     }
