@@ -111,7 +111,9 @@ let package = Package(
         .executableTarget(
             name: "knetd-bench",
             dependencies: [
-                "CMnl", "KnetCore", "KnetLinux", "KnetPlayground",
+                "APIDouble", "CMnl", "KnetCore", "KnetKubernetes", "KnetLinux", "KnetPlayground",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             swiftSettings: strict
@@ -151,7 +153,7 @@ let package = Package(
         .target(
             name: "APIDouble",
             dependencies: [
-                "KnetCore", "TestSupport",
+                "KnetCore", "KnetLinux", "KnetPlayground", "TestSupport",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),

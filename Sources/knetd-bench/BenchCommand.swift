@@ -86,12 +86,13 @@ struct BenchCommand: ParsableCommand {
 
 /// What `--only` takes.
 enum SectionName: String, CaseIterable, ExpressibleByArgument {
-    case cni, path, start
+    case cni, path, start, api
 
     static let allValueDescriptions = [
         "cni": "CNI ADD and DEL beside the reference plugins",
         "path": "TCP between pods beside bare veth, bridge, direct routes and Flannel's way",
         "start": "the daemon's start, its memory and its size",
+        "api": "what following a large cluster by the API costs",
     ]
 
     func measure(_ stage: Stage) throws -> [Table] {
@@ -99,6 +100,7 @@ enum SectionName: String, CaseIterable, ExpressibleByArgument {
         case .cni: try CNISection(stage).measure()
         case .path: try PathSection(stage).measure()
         case .start: try StartSection(stage).measure()
+        case .api: try APISection(stage).measure()
         }
     }
 }

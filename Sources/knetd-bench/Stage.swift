@@ -17,15 +17,21 @@ final class Stage {
     }
 
     /// Builds a playground that lasts until `clear`.
-    func playground(_ name: String, nodes: Int, _ configuration: JSONValue, families: [IPFamily] = [.v4]) throws
-        -> Playground
-    {
+    /// - Parameters:
+    ///   - environment: of the daemons.
+    ///   - cluster: makes the source of the cluster's objects, instead of manifests.
+    func playground(
+        _ name: String, nodes: Int, _ configuration: JSONValue, families: [IPFamily] = [.v4],
+        daemon environment: [String: String] = [:], cluster: ((Playground) throws -> JSONValue)? = nil
+    ) throws -> Playground {
         try Progress.step("building \(nodes) node\(nodes == 1 ? "" : "s"): \(name)")
         var options = Playground.Options()
         options.name = "bench-\(getpid())-\(playgrounds.count + 1)"
         options.nodes = nodes
         options.families = families
         options.configuration = configuration
+        options.environment = environment
+        options.cluster = cluster
         let playground = try Playground.up(options, executable: self.options.knetd)
         playgrounds.append(playground)
         return playground

@@ -34,6 +34,7 @@ struct Target {
             case .cni: cni(report)
             case .path: path(report)
             case .start: start(report)
+            case .api: api(report)
             }
         }
     }
@@ -86,6 +87,17 @@ struct Target {
             Target(
                 what: "executable, stripped", measured: report.median("start.size", StartSection.executable), limit: 45,
                 unit: "MB"),
+        ]
+    }
+
+    private static func api(_ report: Report) -> [Target] {
+        [
+            Target(
+                what: "resident memory, a large cluster, all kinds",
+                measured: report.median("api.steady", APISection.everything), limit: 120, unit: "MiB"),
+            Target(
+                what: "resident memory, a large cluster, Nodes alone",
+                measured: report.median("api.steady", APISection.nodesOnly), limit: 40, unit: "MiB"),
         ]
     }
 

@@ -21,7 +21,7 @@ import Testing
         "path.cross.cost", "path.cross.throughput.one-processor", "path.cross.request", "path.cross.request.rate",
         "path.cross.request.rate.free",
         "path.cross.connect", "path.cross.connect.rate", "start.ready", "start.resident", "start.anonymous",
-        "start.size",
+        "start.size", "api.complete", "api.work", "api.peak", "api.steady", "api.anonymous", "api.change", "api.delay",
     ]
 
     @Test func everyTableIsThereAndEveryRowHasFiguresOrAReason() throws {
@@ -38,7 +38,7 @@ import Testing
         }
         for table in tables { #expect((table["rows"]?.array ?? []).count >= 1, "\(table.text())") }
         let targets = report["targets"]?.array ?? []
-        #expect(targets.count == 12 && targets.allSatisfy { $0["verdict"]?.string != nil })
+        #expect(targets.count == 14 && targets.allSatisfy { $0["verdict"]?.string != nil })
     }
 
     @Test func whatIsMissingIsSkippedWithItsReason() throws {

@@ -1,5 +1,4 @@
 import APIDouble
-import Dispatch
 import FoundationEssentials
 import Glibc
 import KnetCore
@@ -10,89 +9,18 @@ import Testing
 
 /// Nodes that know the cluster from an API server, which stands in the network between them.
 @Suite(.enabled(if: Root.isAvailable)) struct KubernetesTests {
-    /// An API server on the playground's router, and what is needed to start and stop it from a test that does not suspend.
-    final class Server: Sendable {
-        let double: APIDouble
-        static let port = 6443
-
-        /// - Parameter revision: of the history's begin.
-        init(_ playground: Playground, tls: APIDouble.Options.TLS? = nil) throws {
-            var options = APIDouble.Options()
-            options.listener = .socket(try Self.listen(in: playground.namespace("lan")))
-            options.tls = tls
-            options.bookmarkInterval = .seconds(1)
-            double = try waitFor { [options] in try await APIDouble.start(options) }
-        }
-
-        /// Takes over what the playground wrote as manifests.
-        func take(_ playground: Playground) throws {
-            for file in try FileManager.default.contentsOfDirectory(atPath: playground.manifests) {
-                let path = "\(playground.manifests)/\(file)"
-                let text = try String(contentsOf: URL(fileURLWithPath: path), encoding: .utf8)
-                try double.put(try Self.node(text))
-                unlink(path)
-            }
-        }
-
-        /// The playground's own form of a Node, which has one line for each list.
-        private static func node(_ text: String) throws -> JSONValue {
-            func after(_ prefix: String) -> [String] {
-                text.split(separator: "\n").filter { $0.contains(prefix) }
-                    .compactMap { $0.split(separator: prefix, maxSplits: 1).last.map(String.init) }
-            }
-            let name = after("name: ").first ?? ""
-            let ranges = try JSONValue(parsing: Data((after("podCIDRs: ").first ?? "[]").utf8))
-            let addresses = after("address: ").map { $0.split(separator: "\"").first.map(String.init) ?? "" }
-            return [
-                "apiVersion": "v1", "kind": "Node", "metadata": ["name": .string(name)], "spec": ["podCIDRs": ranges],
-                "status": [
-                    "addresses": .array(addresses.map { ["type": "InternalIP", "address": .string($0)] })
-                ],
-            ]
-        }
-
-        private static func listen(in namespace: NetworkNamespace) throws -> Int32 {
-            try namespace.run {
-                let socket = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | O_CLOEXEC, 0)
-                var yes: Int32 = 1
-                setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, socklen_t(MemoryLayout<Int32>.size))
-                var address = sockaddr_in()
-                address.sin_family = sa_family_t(AF_INET)
-                address.sin_port = in_port_t(UInt16(port).bigEndian)
-                let size = socklen_t(MemoryLayout<sockaddr_in>.size)
-                try withUnsafePointer(to: &address) { pointer in
-                    try pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { pointer in
-                        _ = try syscall("bind the API server") { bind(socket, pointer, size) }
-                    }
-                }
-                return socket
-            }
-        }
-
-        func stop() { try? waitFor { [double] in await double.stop() } }
-        func start() throws { try waitFor { [double] in try await double.restart() } }
-        func node(_ name: String) -> JSONValue? { double.object(.nodes, name: name) }
-    }
-
     private func withServer<Result>(
-        _ plugin: String = "overlay", nodes: Int = 2, _ body: (Playground, Server) throws -> Result
+        _ plugin: String = "overlay", nodes: Int = 2, _ body: (Playground, PlaygroundServer) throws -> Result
     ) throws -> Result {
-        var server: Server?
+        var server: PlaygroundServer?
         defer { server?.stop() }
         return try withPlayground(
             nodes: nodes, ["plugins": .object([plugin: [:]]), "agent": ["resyncSeconds": 3600]],
             cluster: { playground in
-                let started = try Server(playground)
+                let started = try PlaygroundServer(playground)
                 try started.take(playground)
                 server = started
-                let path = "\(playground.directory)/kubeconfig"
-                try Data(
-                    """
-                    current-context: c
-                    contexts: [{name: c, context: {cluster: c}}]
-                    clusters: [{name: c, cluster: {server: "http://192.168.77.1:\(Server.port)"}}]
-                    """.utf8
-                ).write(to: URL(fileURLWithPath: path))
+                let path = try started.writeKubeconfig(playground)
                 return ["kubernetes": ["kubeconfig": .string(path), "snapshotSeconds": 1]]
             }
         ) { playground in try body(playground, try #require(server)) }
@@ -170,17 +98,4 @@ import Testing
             print("from the snapshot: first pod attached after \(Int(seconds * 1000)) ms")
         }
     }
-}
-
-/// Waits on this thread for what is asynchronous.
-private func waitFor<Result: Sendable>(_ body: @escaping @Sendable () async throws -> Result) throws -> Result {
-    nonisolated(unsafe) var result: Swift.Result<Result, any Error>?
-    let done = DispatchSemaphore(value: 0)
-    Task.detached {
-        do { result = .success(try await body()) } catch { result = .failure(error) }
-        done.signal()
-    }
-    done.wait()
-    guard let result else { preconditionFailure("the semaphore was signalled without a result") }
-    return try result.get()
 }

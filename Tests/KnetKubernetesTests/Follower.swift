@@ -26,12 +26,13 @@ final class Follower: Sendable {
 
     init(
         _ double: APIDouble, kinds: Set<ObjectKey.Kind> = ObjectKey.clusterKinds, isProtobuf: Bool = true,
-        kubeconfig: String, timing: Timing = quick
+        kubeconfig: String, timing: Timing = quick, servers: [String]? = nil
     ) {
         let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
         let recovery = Recovery(logger: logger)
         let client = APIClient(
-            access: .kubeconfig(path: kubeconfig, context: nil), servers: [double.url], version: "test", timing: timing,
+            access: .kubeconfig(path: kubeconfig, context: nil), servers: servers ?? [double.url], version: "test",
+            timing: timing,
             group: MultiThreadedEventLoopGroup.singleton)
         let sink = StateSink(store: store, logger: logger)
         self.client = client

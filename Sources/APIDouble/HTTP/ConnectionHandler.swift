@@ -50,7 +50,8 @@ final class ConnectionHandler: ChannelInboundHandler {
     }
 
     func channelWritabilityChanged(context: ChannelHandlerContext) {
-        exchange?.watch.withLock { $0 }?.pump()
+        // Not at once: this may be told in the middle of a write, whose bytes belong together.
+        exchange?.watch.withLock { $0 }?.wake()
         context.fireChannelWritabilityChanged()
     }
 

@@ -127,7 +127,7 @@ final class WatchStream: ChangeFollower {
         wake()
     }
 
-    private func wake() {
+    func wake() {
         let isFirst = state.withLock { state in
             defer { state.isWoken = true }
             return !state.isWoken
@@ -136,7 +136,7 @@ final class WatchStream: ChangeFollower {
     }
 
     /// Sends what waits, as long as the connection takes it. On the event loop only.
-    func pump() {
+    private func pump() {
         state.withLock { $0.isWoken = false }
         while exchange.channel.isWritable, let item = takeNext() { send(item) }
         exchange.channel.flush()

@@ -19,7 +19,7 @@ final class APIClient: Sendable {
         var contentType: String?
         var body: [UInt8] = []
         /// Until the head of the answer is there.
-        var patience = Duration.seconds(30)
+        var patience = Duration.seconds(15)
     }
 
     /// Requests by what became of them, for metrics.

@@ -130,4 +130,13 @@ enum ProcessorTime {
         guard ticks.count >= 7 else { throw SystemError("read /proc/stat", errno: EPROTO) }
         return (ticks[0] + ticks[1] + ticks[2] + ticks[5] + ticks[6]) / Double(sysconf(Int32(_SC_CLK_TCK)))
     }
+
+    /// User and system time of a process (fields 14 and 15 of /proc/PID/stat, in ticks, proc(5)).
+    static func milliseconds(of process: Int32) throws -> Double {
+        let text = try TextFile.read("/proc/\(process)/stat")
+        // The name, in brackets, may hold anything.
+        let fields = text.split(separator: ")").last?.split(separator: " ") ?? []
+        guard fields.count > 12, let user = Double(fields[11]), let system = Double(fields[12]) else { return 0 }
+        return (user + system) * 1000 / Double(sysconf(Int32(_SC_CLK_TCK)))
+    }
 }

@@ -121,3 +121,12 @@ enum ExecutableSize {
         }
     }
 }
+
+extension Memory {
+    /// The most that a process ever held (`VmHWM` of /proc/PID/status, proc(5)).
+    /// - Returns: MiB.
+    static func peak(of process: Int32) throws -> Double {
+        let line = try TextFile.read("/proc/\(process)/status").split(separator: "\n").first { $0.hasPrefix("VmHWM:") }
+        return (line?.split(whereSeparator: \.isWhitespace).dropFirst().first.flatMap { Double($0) } ?? 0) / 1024
+    }
+}
