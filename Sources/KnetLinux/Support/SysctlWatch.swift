@@ -27,6 +27,6 @@ public final class SysctlWatch: Sendable {
 
     /// Watches a setting, such as `net/ipv4/conf/eth0/forwarding`; once more is no error, nor is one that is not there.
     public func watch(_ name: String) {
-        inotify_add_watch(descriptor.number, "/proc/sys/\(name)", UInt32(IN_MODIFY))
+        inotify_add_watch(descriptor.number, Sysctl.path(name), UInt32(IN_MODIFY))
     }
 }

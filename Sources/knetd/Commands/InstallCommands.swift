@@ -84,13 +84,21 @@ struct CNIInstallation {
 struct InstallCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "install",
-        abstract: "Write the CNI plugin and its network configuration, once the daemon is ready.")
+        abstract: "Write the CNI plugin and its network configuration, once the daemon is ready or at once.")
 
     @OptionGroup var config: ConfigOption
     @Option(help: "Seconds to wait for the daemon to be ready.") var wait = 60
+    @Flag(help: "Do not wait: until the daemon is ready, the plugin tells the runtime to try again.") var atOnce = false
 
     func run() async throws {
         let configuration = try config.load()
+        if !atOnce { try await untilReady(configuration) }
+        let installation = CNIInstallation(configuration: configuration)
+        try installation.write()
+        print("installed \(installation.binaryPath) and \(installation.conflistPath)")
+    }
+
+    private func untilReady(_ configuration: KnetCore.Configuration) async throws {
         let deadline = ContinuousClock.now + .seconds(wait)
         var obstacle = "the daemon does not run"
         while true {
@@ -107,9 +115,6 @@ struct InstallCommand: AsyncParsableCommand {
             }
             try await Task.sleep(for: .milliseconds(50))
         }
-        let installation = CNIInstallation(configuration: configuration)
-        try installation.write()
-        print("installed \(installation.binaryPath) and \(installation.conflistPath)")
     }
 }
 
