@@ -3,6 +3,8 @@
 SWIFT ?= swift
 PREFIX ?= /usr/local
 DESTDIR ?=
+# What looks after Debian's packages; `SETUP=` leaves that to whoever builds an image or a package.
+SETUP ?= setup
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
 # Needed to build; needed by tests and demo to look at the kernel with eyes other than ours.
@@ -18,6 +20,10 @@ STATIC := .build/static
 ARCHIVES := libstdc++.a libsqlite3.a libyaml.a
 RELEASE := -c release --static-swift-stdlib --disable-local-rpath \
 	-Xlinker --no-export-dynamic -Xlinker --as-needed -Xlinker -L$(CURDIR)/$(STATIC)
+# A folder with archives of libnftables, libnftnl and libmnl (deploy/netfilter-archives.sh makes them): the executable then
+# needs no library of the machine's at all, and is the CNI plugin of hosts that are not Debian's.
+NETFILTER ?=
+RELEASE += $(if $(NETFILTER),-Xswiftc -static-executable -Xlinker -L$(NETFILTER))
 WIRE := Sources/KnetKubernetes/Wire
 # Options of the benchmark: `make bench BENCH="--only cni --pods 100"`; `--help` lists them.
 BENCH ?=
@@ -34,7 +40,7 @@ setup: ## Install the Debian packages that are missing
 	test -z "$$missing" || { $(SUDO) apt-get update -q && \
 		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -q --no-install-recommends $$missing; }
 
-build: setup $(STATIC) ## Build the executable for use: optimised, Swift's runtime inside (.build/release/knetd)
+build: $(SETUP) $(STATIC) ## Build the executable for use: optimised, Swift's runtime inside (.build/release/knetd)
 	$(SWIFT) build $(RELEASE) --product knetd
 
 test: setup ## Run all tests on this machine's kernel; as root, or what needs root is skipped
