@@ -193,7 +193,7 @@ let package = Package(
             name: "EndToEndTests",
             dependencies: [
                 "APIDouble", "CMnl", "knetd", "knetd-bench", "KnetCore", "KnetLinux", "KnetDataplane",
-                "KnetPlayground", "TestSupport",
+                "KnetKubernetes", "KnetPlayground", "KnetYAML", "TestSupport",
             ],
             swiftSettings: strict
         ),

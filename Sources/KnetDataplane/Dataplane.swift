@@ -66,7 +66,9 @@ public struct DataplanePlugin: Plugin {
 
     public var name: String { dataplane.name }
 
-    public let needs = ClusterNeeds([.node])
+    /// Every dataplane's.
+    public static let needs = ClusterNeeds([.node])
+    public var needs: ClusterNeeds { Self.needs }
 
     /// Every peer's entries depend on this node's own addresses and devices, and on who else claims the peer's ranges.
     public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {

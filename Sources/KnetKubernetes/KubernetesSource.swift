@@ -53,23 +53,31 @@ public final class KubernetesSource: ClusterSource {
         self.store = store
         let client = APIClient(access: access, servers: settings.servers, version: version, group: group)
         self.client = client
-        // The own Node is always needed: for the ranges, and to see what was published.
-        let kinds = needs.kinds.union([.node])
         let sink = StateSink(store: store, logger: logger)
         self.sink = sink
         let recovery = Recovery(logger: logger)
-        reflectors = kinds.sorted { $0.rawValue < $1.rawValue }.compactMap { kind in
-            guard var resource = Resource(kind) else { return nil }
-            if kind == .pod, !needs.podsOfOtherNodes { resource.fieldSelector = "spec.nodeName=\(local.nodeName)" }
-            return Reflector(resource, client: client, sink: sink, recovery: recovery, logger: logger)
+        let resources = Self.resources(for: needs, nodeName: local.nodeName)
+        reflectors = resources.map {
+            Reflector($0, client: client, sink: sink, recovery: recovery, logger: logger)
         }
         publisher = NodePublisher(
             nodeName: local.nodeName, client: client, store: store, annotations: local.annotations, isUp: local.isUp,
             logger: logger)
         snapshot = snapshotPath.map {
             SnapshotKeeper(
-                path: $0, kinds: kinds, interval: .seconds(settings.snapshotSeconds), store: store, sink: sink,
+                path: $0, kinds: Set(resources.map(\.kind)), interval: .seconds(settings.snapshotSeconds), store: store,
+                sink: sink,
                 logger: logger)
+        }
+    }
+
+    /// What is listed and watched.
+    static func resources(for needs: ClusterNeeds, nodeName: String) -> [Resource] {
+        // The own Node is always needed: for the ranges, and to see what was published.
+        needs.kinds.union([.node]).sorted { $0.rawValue < $1.rawValue }.compactMap { kind in
+            guard var resource = Resource(kind) else { return nil }
+            if kind == .pod, !needs.podsOfOtherNodes { resource.fieldSelector = "spec.nodeName=\(nodeName)" }
+            return resource
         }
     }
 

@@ -105,6 +105,12 @@ final class NodePublisher: Sendable {
         return patch.isEmpty ? nil : .object(patch)
     }
 
+    /// Annotations may be written by way of the status; a right to write Nodes themselves would be one to change their labels,
+    /// taints and ranges too.
+    static func request(nodeName: String) -> APIClient.Request {
+        APIClient.Request(method: .PATCH, path: "/api/v1/nodes/\(nodeName)/status")
+    }
+
     private func send(_ patch: JSONValue) async throws(APIError) {
         var patch = patch.object ?? [:]
         if patch["status"] != nil {
@@ -120,7 +126,7 @@ final class NodePublisher: Sendable {
                 ]
             ]
         }
-        var request = APIClient.Request(method: .PATCH, path: "/api/v1/nodes/\(nodeName)/status")
+        var request = Self.request(nodeName: nodeName)
         request.contentType = MediaType.strategicMerge
         request.body = Array(JSONValue.object(patch).text().utf8)
         _ = try await client.bytes(request)
