@@ -236,7 +236,7 @@ import Testing
         try withPlayground { playground in
             try Data(manifest.utf8).write(to: URL(fileURLWithPath: "\(playground.manifests)/readme.yaml"))
             try eventually { try playground.status(of: "node1")["peers"]?.array?.first?["name"] == "node2" }
-            #expect(try playground.status(of: "node1")["manifestFaults"] == [])
+            #expect(try playground.status(of: "node1")["source"]?["faults"] == [])
         }
     }
 }

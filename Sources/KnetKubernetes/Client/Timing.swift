@@ -1,7 +1,7 @@
 /// How patient the client is. Tests have less time.
 struct Timing: Sendable {
     /// The first and the longest time between two attempts.
-    var retries: ClosedRange<Duration> = .milliseconds(200)...(.seconds(30))
+    var retries: ClosedRange<Duration> = .milliseconds(200)...(.seconds(10))
     /// A stream that says nothing for so long is gone; a server that watches sends a bookmark every minute.
     var silence = Duration.seconds(100)
     /// How long the server is to keep a watch, in seconds; different for all, so that not all come back at once.
