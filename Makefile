@@ -45,12 +45,12 @@ build: $(SETUP) $(STATIC) ## Build the executable for use: optimised, Swift's ru
 
 test: setup ## Run all tests on this machine's kernel; as root, or what needs root is skipped
 	$(SWIFT) build --build-tests
-	$(SWIFT) test --skip-build --no-parallel
+	SWIFT=$(SWIFT) Tests/run.sh
 	Tests/example-plugin.sh
 
 nightly: setup ## The random tests at length: 10,000 runs against a server that misbehaves
 	$(SWIFT) build --build-tests
-	KNETD_RANDOM_RUNS=10000 $(SWIFT) test --skip-build --no-parallel --filter FollowTests
+	KNETD_RANDOM_RUNS=10000 SWIFT=$(SWIFT) Tests/run.sh --filter FollowTests
 
 proto: ## Make the API's messages anew from the reduced .proto; needs Debian's protobuf-compiler
 	$(SWIFT) build --scratch-path .build-proto --package-path .build/checkouts/swift-protobuf --product protoc-gen-swift
