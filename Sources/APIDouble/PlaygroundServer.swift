@@ -9,13 +9,17 @@ public import KnetPlayground
 public final class PlaygroundServer: Sendable {
     public let double: APIDouble
     private let socket: Int32
-    static let port = 6443
+    public static let port = 6443
 
-    public init(_ playground: Playground, tls: APIDouble.Options.TLS? = nil) throws {
+    /// Where pods find the server in a cluster; the test certificate names it.
+    public static let serviceAddress = "10.96.0.1"
+
+    public init(_ playground: Playground, tls: APIDouble.Options.TLS? = nil, tokens: Set<String>? = nil) throws {
         var options = APIDouble.Options()
         socket = try Self.listen(in: playground.namespace("lan"))
         options.listener = .socket(socket)
         options.tls = tls
+        options.tokens = tokens
         options.bookmarkInterval = .seconds(1)
         double = try waitFor { [options] in try await APIDouble.start(options) }
     }

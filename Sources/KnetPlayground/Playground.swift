@@ -39,6 +39,8 @@ public final class Playground {
         public var cluster: ((Playground) throws -> JSONValue)?
         /// Of the daemons, beside the caller's.
         public var environment: [String: String] = [:]
+        /// A program with arguments that executes the daemons, such as one that gives them files of their own.
+        public var wrapper: [String] = []
 
         public init() {}
     }
@@ -114,7 +116,7 @@ public final class Playground {
         }
         let cluster = try options.cluster?(self) ?? ["manifests": ["directory": .string(manifests)]]
         for name in nodeNames { try writeConfiguration(name, base: options.configuration, cluster: cluster) }
-        for name in nodeNames { try startDaemon(name, environment: options.environment) }
+        for name in nodeNames { try startDaemon(name, environment: options.environment, wrapper: options.wrapper) }
         for name in nodeNames { try waitUntilReady(name) }
     }
 

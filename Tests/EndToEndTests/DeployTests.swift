@@ -13,32 +13,14 @@ import Testing
 
 /// The manifests against what the code does with them.
 @Suite struct DeployTests {
-    private static let folder = "\(Checkout.path)/deploy"
-    static let overlays = names(in: "overlays")
-
-    private static func names(in subfolder: String) -> [String] {
-        ((try? FileManager.default.contentsOfDirectory(atPath: "\(folder)/\(subfolder)")) ?? []).sorted()
-    }
-
-    private static func documents(_ path: String) throws -> [JSONValue] {
-        let documents = YAMLDocuments(parsing: try Data(contentsOf: URL(fileURLWithPath: "\(folder)/\(path)")))
-        if let error = documents.error { throw error }
-        return documents.values
-    }
-
-    /// All of the base's objects of a kind.
-    private static func base(_ kind: String) throws -> [JSONValue] {
-        let resources = try documents("base/kustomization.yaml").first?["resources"]?.array ?? []
-        return try resources.compactMap(\.string).flatMap { try documents("base/\($0)") }
-            .filter { $0["kind"]?.string == kind }
-    }
+    static let overlays = DeployFiles.names(in: "overlays")
 
     private static func configuration(_ overlay: String) throws -> KnetCore.Configuration {
-        try Plugins.configuration.read(path: "\(folder)/overlays/\(overlay)/knetd.json")
+        try Plugins.configuration.read(path: "\(DeployFiles.folder)/overlays/\(overlay)/knetd.json")
     }
 
     private static func pod() throws -> Pod {
-        Pod(spec: try #require(base("DaemonSet").first?["spec"]?["template"]?["spec"]))
+        Pod(spec: try #require(DeployFiles.base("DaemonSet").first?["spec"]?["template"]?["spec"]))
     }
 
     /// What of the DaemonSet's pod is asked for here.
@@ -68,10 +50,12 @@ import Testing
     }
 
     @Test func everyManifestIsReadable() throws {
-        let files = try FileManager.default.subpathsOfDirectory(atPath: Self.folder).filter { $0.hasSuffix(".yaml") }
+        let files = try FileManager.default.subpathsOfDirectory(atPath: DeployFiles.folder).filter {
+            $0.hasSuffix(".yaml")
+        }
         #expect(files.count >= 6)
         for file in files {
-            let documents = try Self.documents(file)
+            let documents = try DeployFiles.documents(file)
             #expect(!documents.isEmpty && documents.allSatisfy { $0["kind"]?.string != nil }, "\(file)")
         }
     }
@@ -81,7 +65,7 @@ import Testing
     @Test func thereAreOverlays() { #expect(Self.overlays.contains("overlay") && Self.overlays.contains("routed")) }
 
     @Test(arguments: overlays) func anOverlayIsTheBaseWithAConfiguration(overlay: String) throws {
-        let kustomization = try #require(Self.documents("overlays/\(overlay)/kustomization.yaml").first)
+        let kustomization = try #require(DeployFiles.documents("overlays/\(overlay)/kustomization.yaml").first)
         #expect(kustomization["resources"] == ["../../base"])
         let volume = try #require(try Self.pod().mount(of: "/etc/knetd/knetd.json", in: Self.pod().daemon)?.volume)
         #expect(
@@ -109,13 +93,6 @@ import Testing
 
     // MARK: RBAC
 
-    private struct Permission: Hashable, CustomStringConvertible {
-        let verb: String
-        let group: String
-        let resource: String
-        var description: String { "\(verb) \(group.isEmpty ? "" : "\(group)/")\(resource)" }
-    }
-
     /// The resource of a path as the API server's authorizer names it
     /// (https://kubernetes.io/docs/reference/access-authn-authz/rbac/#referring-to-resources).
     private static func resource(of path: String) -> (group: String, resource: String) {
@@ -126,7 +103,7 @@ import Testing
     }
 
     /// What a knetd of this configuration asks for.
-    private static func asked(_ configuration: KnetCore.Configuration) throws -> Set<Permission> {
+    private static func asked(_ configuration: KnetCore.Configuration) throws -> Set<DeployFiles.Permission> {
         var needs = ClusterNeeds([])
         for entry in Plugins.all {
             guard let settings = configuration.plugins[entry.settings.name] else { continue }
@@ -134,41 +111,35 @@ import Testing
             case .dataplane: needs = needs.union(DataplanePlugin.needs)
             }
         }
-        var asked: Set<Permission> = []
+        var asked: Set<DeployFiles.Permission> = []
         for resource in KubernetesSource.resources(for: needs, nodeName: "node1") {
             let (group, plural) = Self.resource(of: resource.path)
-            for verb in ["list", "watch"] { asked.insert(Permission(verb: verb, group: group, resource: plural)) }
+            for verb in ["list", "watch"] {
+                asked.insert(DeployFiles.Permission(verb: verb, group: group, resource: plural))
+            }
         }
         let request = NodePublisher.request(nodeName: "node1")
         let (group, plural) = Self.resource(of: request.path)
-        asked.insert(Permission(verb: "\(request.method)".lowercased(), group: group, resource: plural))
+        asked.insert(DeployFiles.Permission(verb: "\(request.method)".lowercased(), group: group, resource: plural))
         return asked
     }
 
     @Test(arguments: overlays) func rolesAllowWhatTheCodeAsksForAndNothingElse(overlay: String) throws {
-        var allowed: Set<Permission> = []
-        for rule in try Self.base("ClusterRole").flatMap({ $0["rules"]?.array ?? [] }) {
-            #expect(Set((rule.object ?? [:]).keys) == ["apiGroups", "resources", "verbs"])
-            let parts = ["apiGroups", "resources", "verbs"].map { (rule[$0]?.array ?? []).compactMap(\.string) }
-            for group in parts[0] {
-                for resource in parts[1] {
-                    for verb in parts[2] { allowed.insert(Permission(verb: verb, group: group, resource: resource)) }
-                }
-            }
-        }
+        let allowed = try DeployFiles.permissions()
         let asked = try Self.asked(Self.configuration(overlay))
         #expect(allowed.subtracting(asked).isEmpty, "too wide")
         #expect(asked.subtracting(allowed).isEmpty, "too narrow")
-        #expect(try Self.base("Role").isEmpty && Self.base("RoleBinding").isEmpty)
+        #expect(try DeployFiles.base("Role").isEmpty && DeployFiles.base("RoleBinding").isEmpty)
     }
 
     @Test func theRoleIsBoundToTheDaemonSetsAccountAlone() throws {
-        let account = try #require(Self.base("ServiceAccount").first?["metadata"]?["name"])
-        let namespace = try #require(Self.documents("base/kustomization.yaml").first?["namespace"])
-        let bindings = try Self.base("ClusterRoleBinding")
+        let account = try #require(DeployFiles.base("ServiceAccount").first?["metadata"]?["name"])
+        let namespace = try #require(DeployFiles.documents("base/kustomization.yaml").first?["namespace"])
+        let bindings = try DeployFiles.base("ClusterRoleBinding")
         #expect(bindings.count == 1)
         #expect(bindings.first?["subjects"] == [["kind": "ServiceAccount", "name": account, "namespace": namespace]])
-        #expect(bindings.first?["roleRef"]?["name"] == (try Self.base("ClusterRole").first?["metadata"]?["name"]))
+        #expect(
+            bindings.first?["roleRef"]?["name"] == (try DeployFiles.base("ClusterRole").first?["metadata"]?["name"]))
         #expect(try Self.pod().spec["serviceAccountName"] == account)
     }
 
@@ -176,7 +147,7 @@ import Testing
 
     @Test func capabilitiesAreThoseOfTheUnit() throws {
         let unit = try String(
-            decoding: Data(contentsOf: URL(fileURLWithPath: "\(Self.folder)/knetd.service")), as: UTF8.self)
+            decoding: Data(contentsOf: URL(fileURLWithPath: "\(DeployFiles.folder)/knetd.service")), as: UTF8.self)
         let line = try #require(unit.split(separator: "\n").first { $0.hasPrefix("CapabilityBoundingSet=") })
         let names = line.dropFirst("CapabilityBoundingSet=".count).split(separator: " ").map {
             $0.dropFirst("CAP_".count)
@@ -250,7 +221,7 @@ import Testing
         let spec = try Self.pod().spec
         #expect(spec["hostNetwork"] == true && spec["tolerations"] == [["operator": "Exists"]])
         #expect(spec["priorityClassName"] == "system-node-critical")
-        let update = try Self.base("DaemonSet").first?["spec"]?["updateStrategy"]
+        let update = try DeployFiles.base("DaemonSet").first?["spec"]?["updateStrategy"]
         #expect(update == ["type": "RollingUpdate", "rollingUpdate": ["maxUnavailable": 1]])
     }
 }

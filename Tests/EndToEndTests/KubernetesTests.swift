@@ -51,6 +51,82 @@ import Testing
         }
     }
 
+    /// As in a cluster: an overlay's configuration, the service account in its place, TLS, the pod's capabilities; and the
+    /// role allows what was asked.
+    @Test(arguments: DeployFiles.names(in: "overlays")) func asDeployedNodesReachEachOther(overlay: String) throws {
+        let file = URL(fileURLWithPath: "\(DeployFiles.folder)/overlays/\(overlay)/knetd.json")
+        let configuration = try JSONValue(parsing: Data(contentsOf: file))
+        let container = try #require(
+            DeployFiles.base("DaemonSet").first?["spec"]?["template"]?["spec"]?["containers"]?.array?.first)
+        let rights = (container["securityContext"]?["capabilities"]?["add"]?.array ?? []).compactMap(\.string)
+            .map { ",+\($0.lowercased())" }.joined()
+        let token = "a token of this cluster"
+        // /run of its own, with the account where a kubelet puts it. /var/run leads there.
+        let account = "/run/secrets/kubernetes.io/serviceaccount"
+        let script = """
+            mount -t tmpfs files /mnt && mkdir /mnt/run && mount --rbind /run /mnt/run && mount -t tmpfs run /run \
+            && mkdir -p \(account) /run/knetd-playground \
+            && mount --rbind /mnt/run/knetd-playground /run/knetd-playground \
+            && printf '%s' "$TOKEN" > \(account)/token && printf '%s' "$AUTHORITY" > \(account)/ca.crt \
+            && exec setpriv --bounding-set=-all\(rights) --no-new-privs "$@"
+            """
+        var server: PlaygroundServer?
+        defer { server?.stop() }
+        try withPlayground(
+            nodes: 2, configuration,
+            daemon: [
+                "KUBERNETES_SERVICE_HOST": PlaygroundServer.serviceAddress,
+                "KUBERNETES_SERVICE_PORT": "\(PlaygroundServer.port)", "TOKEN": token,
+                "AUTHORITY": TestCertificates.authority,
+            ],
+            wrapper: ["unshare", "--mount", "sh", "-c", script, "sh"],
+            cluster: { playground in
+                let lan = try playground.namespace("lan")
+                _ = try shell("ip address add \(PlaygroundServer.serviceAddress)/32 dev lan", in: lan)
+                let started = try PlaygroundServer(playground, tls: .forTests, tokens: [token])
+                try started.take(playground)
+                server = started
+                return configuration["cluster"] ?? [:]
+            }
+        ) { playground in
+            let server = try #require(server)
+            for node in playground.nodeNames { try playground.addPod("\(node)-a", node: node) }
+            let mtu: [IPFamily: Int] = overlay == "routed" ? [.v4: 1500, .v6: 1500] : [.v4: 1450, .v6: 1430]
+            let report = try ConnectivityReport(playground, mtu: mtu)
+            #expect(report.failures.isEmpty, "\(report.failures)")
+            for name in playground.nodeNames {
+                try eventually(within: 5) { server.node(name)?["status"]?["conditions"] != nil }
+            }
+            let asked = server.double.requests.map {
+                DeployFiles.Permission(
+                    verb: $0.verb, group: $0.apiGroup,
+                    resource: $0.subresource.isEmpty ? $0.resource : "\($0.resource)/\($0.subresource)")
+            }
+            let allowed = try DeployFiles.permissions()
+            #expect(allowed.isSuperset(of: asked))
+            // Lists are read where watches cannot begin with one, or have been cut.
+            #expect(allowed.subtracting(asked).allSatisfy { $0.verb == "list" })
+        }
+    }
+
+    @Test func whatTheServerRefusesIsInStatusAndLogAndWhatIsKnownStaysInForce() throws {
+        try withServer(nodes: 1) { playground, server in
+            server.double.tokens = ["another"]
+            server.stop()
+            try server.start()
+            try eventually(within: 15) {
+                try playground.status(of: "node1")["source"]?["troubles"]?.text().contains("401") == true
+            }
+            let troubles = try playground.status(of: "node1")["source"]?["troubles"]?.array ?? []
+            let trouble = try #require(troubles.first?.string)
+            #expect(trouble.contains("token"), "\(trouble)")
+            #expect(playground.log(of: "node1").contains("401"))
+            #expect(try playground.status(of: "node1")["ready"] == true)
+            server.double.tokens = nil
+            try eventually(within: 15) { try metric("knetd_source_live", of: "node1", playground) == 1 }
+        }
+    }
+
     @Test func aNodeThatBootsWithoutTheAPIServerServesFromTheSnapshot() throws {
         try withServer { playground, server in
             try playground.addPod("b", node: "node2")

@@ -9,8 +9,8 @@ import Testing
 /// A playground that lasts as long as `body`.
 func withPlayground<Result>(
     nodes: Int = 1, _ configuration: JSONValue = [:], families: [IPFamily] = IPFamily.allCases,
-    daemon environment: [String: String] = [:], cluster: ((Playground) throws -> JSONValue)? = nil,
-    _ body: (Playground) throws -> Result
+    daemon environment: [String: String] = [:], wrapper: [String] = [],
+    cluster: ((Playground) throws -> JSONValue)? = nil, _ body: (Playground) throws -> Result
 ) throws -> Result {
     var options = Playground.Options()
     options.name = "test-\(UInt32.random(in: 0...UInt32.max))"
@@ -18,6 +18,7 @@ func withPlayground<Result>(
     options.configuration = configuration
     options.families = families
     options.environment = environment
+    options.wrapper = wrapper
     options.cluster = cluster
     let playground = try Playground.up(options, executable: Checkout.executable)
     defer { playground.down() }

@@ -7,7 +7,13 @@ struct ReconcilePass<P: Plugin> {
     /// What a plugin said of an object.
     private var objectFaults: [ObjectKey: String] = [:]
     /// What the kernel refused, until it is done or no longer wanted.
-    private var refusals: [P.Entry.ID: String] = [:]
+    private var refusals: [P.Entry.ID: Refusal] = [:]
+
+    private struct Refusal {
+        /// In its batch: what comes first is often the reason for the rest.
+        let place: Int
+        let reason: String
+    }
 
     struct Outcome {
         var added = 0
@@ -22,8 +28,8 @@ struct ReconcilePass<P: Plugin> {
     /// What is wrong now, by object.
     var faults: [ObjectKey: String] {
         var faults = tracker.disputes.mapValues { "conflicts with \($0), which stays in force" }
-        for (id, reason) in refusals {
-            if let owner = tracker.owner(of: id) { faults[owner] = "the kernel refused \(reason)" }
+        for (id, refusal) in refusals.sorted(by: { $0.value.place > $1.value.place }) {
+            if let owner = tracker.owner(of: id) { faults[owner] = "the kernel refused \(refusal.reason)" }
         }
         return faults.merging(objectFaults) { $1 }
     }
@@ -31,7 +37,9 @@ struct ReconcilePass<P: Plugin> {
     /// What is wrong now with no object to blame: reading, and removals.
     var otherFaults: [String] {
         (readFault.map { [$0] } ?? [])
-            + refusals.filter { tracker.owner(of: $0.key) == nil }.values.map { "the kernel refused to remove \($0)" }
+            + refusals.filter { tracker.owner(of: $0.key) == nil }.values.map {
+                "the kernel refused to remove \($0.reason)"
+            }
     }
 
     /// - Parameter resync: whether to read the kernel back and compare everything.
@@ -78,7 +86,9 @@ struct ReconcilePass<P: Plugin> {
         tracker.record(changes, failures: result.failures)
         let failed = Set(result.failures.map(\.entry.id))
         refusals = refusals.filter { tracker.isPending($0.key) }
-        for failure in result.failures { refusals[failure.entry.id] = "\(failure.entry): \(failure.reason)" }
+        for (place, failure) in result.failures.enumerated() {
+            refusals[failure.entry.id] = Refusal(place: place, reason: "\(failure.entry): \(failure.reason)")
+        }
         outcome.added += changes.add.count { !failed.contains($0.id) }
         outcome.removed += changes.remove.count { !failed.contains($0.id) }
         outcome.failed = result.failures.count

@@ -71,6 +71,8 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
     private var retryDelay = firstRetry
     private var isRetrying = false
     private var isStopped = false
+    /// What was logged of it: the same is not logged at each retry.
+    private var lastRefusal: String?
 
     private static var firstRetry: Duration { .milliseconds(50) }
     private static var lastRetry: Duration { .seconds(30) }
@@ -217,11 +219,12 @@ public actor Reconciler<P: Plugin>: ReconcilerHandle {
                     "removed": "\(outcome.removed)", "ms": "\((seconds * 100_000).rounded() / 100)",
                 ])
         }
-        if outcome.failed > 0 {
-            let reason = pass.otherFaults.first ?? faults.values.min() ?? ""
+        let refusal = outcome.failed > 0 ? pass.otherFaults.first ?? faults.values.min() ?? "" : nil
+        if let refusal, refusal != lastRefusal {
             logger.warning(
                 "kernel refused a change; trying again",
-                metadata: ["plugin": "\(name)", "failed": "\(outcome.failed)", "reason": "\(reason)"])
+                metadata: ["plugin": "\(name)", "failed": "\(outcome.failed)", "reason": "\(refusal)"])
         }
+        lastRefusal = refusal ?? (pass.needsRetry ? lastRefusal : nil)
     }
 }

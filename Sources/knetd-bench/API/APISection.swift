@@ -107,7 +107,7 @@ struct APISection {
         }
         let process = playground.process(of: "node1")
         let before = try ProcessorTime.milliseconds(of: process)
-        let changes = try change(server) { _ in }
+        let changes = try change(server, turn: 0) { _ in }
         usleep(500_000)
         figures.change.add(name, [(try ProcessorTime.milliseconds(of: process) - before) / Double(changes)])
     }
@@ -126,16 +126,21 @@ struct APISection {
     }
 
     /// Changes an endpoint or a pod in turn, at the rate.
+    /// - Parameter turn: how often that was done to this server before.
     /// - Returns: how many changes there were.
-    private func change(_ server: PlaygroundServer, _ changed: (JSONValue) throws -> Void) throws -> Int {
+    private func change(
+        _ server: PlaygroundServer, turn: Int, _ changed: (JSONValue) throws -> Void
+    ) throws -> Int {
         let start = ContinuousClock.now
         let count = rate * seconds
+        // An object that is as it was is no change: three versions on, each differs from what an earlier turn left.
+        let offset = 3 * turn + 1
         for number in 0..<count {
             try Progress.check()
             let object =
                 number % 2 == 0
-                ? contents.slice(number % contents.services, version: number / contents.services + 1)
-                : contents.pod(number % contents.pods, version: number / contents.pods + 1)
+                ? contents.slice(number % contents.services, version: number / contents.services + offset)
+                : contents.pod(number % contents.pods, version: number / contents.pods + offset)
             try changed(object)
             try server.double.put(object)
             let next = start + .seconds(1) / rate * (number + 1)
@@ -178,7 +183,7 @@ struct APISection {
             if let start { delays.withLock { $0.append((ContinuousClock.now - start) / .milliseconds(1)) } }
         }
         defer { _ = subscription.take() }
-        _ = try change(server) { _ in written.withLock { $0 = .now } }
+        _ = try change(server, turn: 1) { _ in written.withLock { $0 = .now } }
         return delays.withLock { $0 }
     }
 }

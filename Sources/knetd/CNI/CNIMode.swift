@@ -108,7 +108,7 @@ enum CNIMode {
     }
 
     private static func unavailable(_ request: CNIRequest, _ reason: String) -> CNIError {
-        let remedy = "start it with `systemctl start knetd`, or look at `knetd status`"
+        let remedy = "start it with `systemctl start knetd`, or look at its pod in the cluster, and at `knetd status`"
         return request.command == .status
             ? CNIError(.unavailable, reason, details: remedy) : CNIError(.tryAgainLater, reason, details: remedy)
     }
