@@ -86,6 +86,12 @@ public final class APIDouble: Sendable {
         }
     }
 
+    /// Waits until a watch has fallen silent by `faults`.
+    /// - Returns: whether one has before `timeout`.
+    public func waitForSilence(timeout: Duration = .seconds(10)) async -> Bool {
+        await wait(timeout) { $0.dispatcher.faults.silenced > 0 }
+    }
+
     /// Waits until a request has come for which `condition` holds.
     /// - Returns: whether one has before `timeout`.
     public func waitForRequest(

@@ -97,7 +97,10 @@ private let runs = getenv("KNETD_RANDOM_RUNS").flatMap { Int(String(cString: $0)
             let double = try await APIDouble.start(options)
             for number in 0..<1200 { try double.put(Example.object(.pod, "pod-\(number)", value: number)) }
             let follower = Follower(double, kinds: [.pod], kubeconfig: kubeconfig)
-            try await follower.run { await follower.agrees(with: double) }
+            try await follower.run {
+                await follower.agrees(with: double)
+                #expect(await double.waitForWatches(of: [.pods]))
+            }
             #expect(double.requests.map(\.verb).prefix(5) == ["watch", "list", "list", "list", "watch"])
             #expect(follower.reflectors[0].report.lists == 2, "one that was refused, and one in parts")
             await double.stop()
@@ -108,9 +111,9 @@ private let runs = getenv("KNETD_RANDOM_RUNS").flatMap { Int(String(cString: $0)
         try await followed { double, follower in
             double.faults.silence = 1
             try double.put(Example.object(.pod, "q", value: 1))
-            try await Task.sleep(for: .milliseconds(100))
+            #expect(await double.waitForSilence())
             double.faults = .none
-            await follower.agrees(with: double, within: 3)
+            await follower.agrees(with: double)
             #expect(follower.reflectors[0].report.lists == 1, "history was not lost")
         }
     }

@@ -6,6 +6,8 @@ final class FaultInjector: Sendable {
     private struct State {
         var faults = Faults.none
         var generator = SeededGenerator(seed: Faults.none.seed)
+        /// Watches that were made to say nothing more.
+        var silenced = 0
     }
     private let state = Mutex(State())
 
@@ -20,9 +22,15 @@ final class FaultInjector: Sendable {
 
     func watchFault() -> WatchFault? {
         state.withLock { state in
-            WatchFault.allCases.first { Self.rolls(state.faults[keyPath: $0.probability], &state.generator) }
+            let fault = WatchFault.allCases.first {
+                Self.rolls(state.faults[keyPath: $0.probability], &state.generator)
+            }
+            if fault == .silence { state.silenced += 1 }
+            return fault
         }
     }
+
+    var silenced: Int { state.withLock { $0.silenced } }
 
     func requestFault() -> RequestFault? {
         state.withLock { state in

@@ -2,8 +2,8 @@
 /// to what changed.
 struct Tracker<Entry: KernelEntry> {
     private var wanted: [ObjectKey: [Entry]] = [:]
-    /// Who wants an identity. Of several, the least key wins, whatever the order of events was.
-    private var owners: [Entry.ID: [ObjectKey: Entry]] = [:]
+    /// Who wants an identity.
+    private var owners: [Entry.ID: Owners] = [:]
     private(set) var applied: [Entry.ID: Entry] = [:]
     private var dirty: Set<Entry.ID> = []
     /// Identities that more than one key wants.
@@ -17,12 +17,11 @@ struct Tracker<Entry: KernelEntry> {
         let old = wanted[key] ?? []
         if old == entries { return }
         for entry in old {
-            owners[entry.id]?[key] = nil
-            if owners[entry.id]?.isEmpty == true { owners[entry.id] = nil }
+            owners[entry.id] = owners[entry.id]?.without(key)
             noteOwners(of: entry.id)
         }
         for entry in entries {
-            owners[entry.id, default: [:]][key] = entry
+            owners[entry.id] = owners[entry.id]?.with(key, entry) ?? .one(key, entry)
             noteOwners(of: entry.id)
         }
         wanted[key] = entries.isEmpty ? nil : entries
@@ -73,8 +72,8 @@ struct Tracker<Entry: KernelEntry> {
     var disputes: [ObjectKey: ObjectKey] {
         var disputes: [ObjectKey: ObjectKey] = [:]
         for id in contested {
-            guard let winner = winner(of: id) else { continue }
-            for (key, entry) in owners[id] ?? [:] where key != winner.key && entry != winner.entry {
+            guard case .several(let claims)? = owners[id], let winner = winner(of: id) else { continue }
+            for (key, entry) in claims where key != winner.key && entry != winner.entry {
                 disputes[key] = winner.key
             }
         }
@@ -86,10 +85,43 @@ struct Tracker<Entry: KernelEntry> {
 
     private mutating func noteOwners(of id: Entry.ID) {
         dirty.insert(id)
-        if (owners[id]?.count ?? 0) > 1 { contested.insert(id) } else { contested.remove(id) }
+        if case .several? = owners[id] { contested.insert(id) } else { contested.remove(id) }
     }
 
-    private func winner(of id: Entry.ID) -> (key: ObjectKey, entry: Entry)? {
-        owners[id]?.min { $0.key < $1.key }.map { ($0.key, $0.value) }
+    private func winner(of id: Entry.ID) -> (key: ObjectKey, entry: Entry)? { owners[id]?.winner }
+
+    /// Most identities have one owner; a dictionary for each of these would outweigh the rest.
+    private enum Owners {
+        case one(ObjectKey, Entry)
+        case several([ObjectKey: Entry])
+
+        /// The least key wins, whatever the order of events was.
+        var winner: (key: ObjectKey, entry: Entry)? {
+            switch self {
+            case .one(let key, let entry): (key, entry)
+            case .several(let claims): claims.min { $0.key < $1.key }.map { ($0.key, $0.value) }
+            }
+        }
+
+        func with(_ key: ObjectKey, _ entry: Entry) -> Owners {
+            switch self {
+            case .one(key, _): return .one(key, entry)
+            case .one(let other, let its): return .several([other: its, key: entry])
+            case .several(var claims):
+                claims[key] = entry
+                return .several(claims)
+            }
+        }
+
+        /// - Returns: `nil` where nobody is left.
+        func without(_ key: ObjectKey) -> Owners? {
+            switch self {
+            case .one(let owner, _): return owner == key ? nil : self
+            case .several(var claims):
+                claims[key] = nil
+                if claims.count == 1, let last = claims.first { return .one(last.key, last.value) }
+                return .several(claims)
+            }
+        }
     }
 }
