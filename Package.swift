@@ -6,6 +6,7 @@ import PackageDescription
 let plugins: [(trait: String, folder: String, summary: String)] = [
     ("Overlay", "overlay", "VXLAN between nodes, in Flannel's dialect"),
     ("Routed", "routed", "direct routes to nodes on the same subnet"),
+    ("ServiceProxy", "service-proxy", "Kubernetes Services by nftables"),
 ]
 
 let strict: [SwiftSetting] =
@@ -19,13 +20,18 @@ let pluginTargets: [Target] = plugins.flatMap { plugin -> [Target] in
     [
         .target(
             name: "\(plugin.trait)Plugin",
-            dependencies: ["KnetCore", "KnetLinux", "KnetDataplane"],
+            dependencies: [
+                "KnetCore", "KnetLinux", "KnetDataplane",
+                .product(name: "HashTreeCollections", package: "swift-collections"),
+            ],
             path: "plugins/\(plugin.folder)/Sources",
             swiftSettings: strict
         ),
         .testTarget(
             name: "\(plugin.trait)PluginTests",
-            dependencies: ["KnetCore", "KnetLinux", "KnetDataplane", .byName(name: "\(plugin.trait)Plugin")],
+            dependencies: [
+                "KnetCore", "KnetLinux", "KnetDataplane", "TestSupport", .byName(name: "\(plugin.trait)Plugin"),
+            ],
             path: "plugins/\(plugin.folder)/Tests",
             swiftSettings: strict
         ),

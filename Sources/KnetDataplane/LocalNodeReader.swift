@@ -62,9 +62,12 @@ public struct LocalNodeReader: Sendable {
         let uplinks = IPFamily.allCases.compactMap { family in
             uplink(family, node: node, kernel: kernel).map { (family, $0) }
         }
-        return LocalNode(
+        var local = LocalNode(
             name: name, podCIDRs: ranges,
             uplinks: uplinks.isEmpty ? lastUplinks(state) : Dictionary(uniqueKeysWithValues: uplinks))
+        let lasting = kernel.addresses.filter { $0.isLasting && $0.scope == 0 && !$0.address.isLoopback }.map(\.address)
+        local.addresses = Set(lasting).filter { address in !ranges.contains { $0.contains(address) } }.sorted()
+        return local
     }
 
     /// While an address is being changed or a cable is out, a node has no uplink for a moment. What rests on the last one

@@ -5,7 +5,7 @@ import Synchronization
 /// Reads and writes tables of ours and the elements of their sets.
 final class NftablesKernel: Sendable {
     /// Tables that belong to dataplanes.
-    private static let tables = [MasqueradeTable.name, HostPortTable.name]
+    static let tables = [MasqueradeTable.name, HostPortTable.name]
     private static let sets = HostPortTable.sets
 
     private let nftables: Nftables

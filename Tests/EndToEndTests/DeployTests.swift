@@ -104,13 +104,8 @@ import Testing
 
     /// What a knetd of this configuration asks for.
     private static func asked(_ configuration: KnetCore.Configuration) throws -> Set<DeployFiles.Permission> {
-        var needs = ClusterNeeds([])
-        for entry in Plugins.all {
-            guard let settings = configuration.plugins[entry.settings.name] else { continue }
-            switch try entry.make(settings) {
-            case .dataplane: needs = needs.union(DataplanePlugin.needs)
-            }
-        }
+        let enabled = Plugins.all.filter { configuration.plugins[$0.settings.name] != nil }
+        let needs = enabled.reduce(ClusterNeeds([])) { $0.union($1.needs) }
         var asked: Set<DeployFiles.Permission> = []
         for resource in KubernetesSource.resources(for: needs, nodeName: "node1") {
             let (group, plural) = Self.resource(of: resource.path)

@@ -17,8 +17,27 @@ public struct ClusterState: Sendable {
     public internal(set) var services: TreeDictionary<ObjectKey, Service> = [:]
     public internal(set) var endpointSlices: TreeDictionary<ObjectKey, EndpointSlice> = [:]
     public internal(set) var networkPolicies: TreeDictionary<ObjectKey, NetworkPolicy> = [:]
+    /// The EndpointSlices of each Service, by the Service's key.
+    public private(set) var slicesOfService: TreeDictionary<ObjectKey, Set<ObjectKey>> = [:]
 
     public init() {}
+
+    /// The Service's slices, in the order of their names.
+    public func slices(of service: ObjectKey) -> [EndpointSlice] {
+        (slicesOfService[service] ?? []).sorted().compactMap { endpointSlices[$0] }
+    }
+
+    func service(ofSlice key: ObjectKey) -> ObjectKey? { endpointSlices[key]?.service }
+
+    private mutating func set(_ slice: EndpointSlice?, _ key: ObjectKey) {
+        let (old, new) = (endpointSlices[key]?.service, slice?.service)
+        if old != new {
+            if let old { slicesOfService[old, default: []].remove(key) }
+            if let old, slicesOfService[old]?.isEmpty == true { slicesOfService[old] = nil }
+            if let new { slicesOfService[new, default: []].insert(key) }
+        }
+        endpointSlices[key] = slice
+    }
 
     /// Whether all of these kinds are known as they are. Nothing that depends on them is removed from the kernel before.
     public func isComplete(_ kinds: Set<ObjectKey.Kind>) -> Bool { kinds.isSubset(of: told) }
@@ -118,7 +137,7 @@ extension ClusterState {
         case .namespace(let object): namespaces[object.key] = object
         case .pod(let object): pods[object.key] = object
         case .service(let object): services[object.key] = object
-        case .endpointSlice(let object): endpointSlices[object.key] = object
+        case .endpointSlice(let object): set(object, object.key)
         case .networkPolicy(let object): networkPolicies[object.key] = object
         }
     }
@@ -130,7 +149,7 @@ extension ClusterState {
         case .namespace: namespaces[key] = nil
         case .pod: pods[key] = nil
         case .service: services[key] = nil
-        case .endpointSlice: endpointSlices[key] = nil
+        case .endpointSlice: set(nil, key)
         case .networkPolicy: networkPolicies[key] = nil
         case .attachment: attachments[key] = nil
         case .local: local = nil

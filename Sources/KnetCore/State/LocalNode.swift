@@ -24,6 +24,8 @@ public struct LocalNode: Hashable, Sendable {
     /// This node's ranges, at most one of each family in use.
     public let podCIDRs: [CIDR]
     public let uplinks: [IPFamily: Uplink]
+    /// All lasting addresses of this node that others can use, sorted.
+    public var addresses: [IPAddress] = []
     /// Devices of ours whose packets arrive with wrong checksums where the hardware is to compute them.
     public var faultyOffloads: Set<String> = []
 

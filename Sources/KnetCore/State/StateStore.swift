@@ -29,7 +29,7 @@ public final class StateStore: Sendable {
 
     /// Changes the state and wakes the followers.
     /// - Parameters:
-    ///   - keys: what `body` sets or removes.
+    ///   - keys: what `body` sets or removes. The Services of EndpointSlices count as changed with them.
     ///   - told: kinds of which the source has now told everything.
     ///   - saved: kinds of which `body` sets what was saved once.
     /// - Returns: the state's version after the change.
@@ -38,8 +38,13 @@ public final class StateStore: Sendable {
         _ keys: Set<ObjectKey>, told: Set<ObjectKey.Kind> = [], saved: Set<ObjectKey.Kind> = [],
         _ body: (inout ClusterState) -> Void
     ) -> UInt64 {
+        let slices = keys.filter { $0.kind == .endpointSlice }
         let (version, wakes) = contents.withLock { contents in
+            // A Service that lost a slice to another has changed as well.
+            var keys = keys
+            keys.formUnion(slices.compactMap { contents.state.service(ofSlice: $0) })
             body(&contents.state)
+            keys.formUnion(slices.compactMap { contents.state.service(ofSlice: $0) })
             contents.state.told.formUnion(told)
             contents.state.saved = contents.state.saved.union(saved).subtracting(contents.state.told)
             contents.state.version += 1

@@ -149,6 +149,20 @@ extension Service {
             }.nonEmpty, selector: shared.share(wire.spec.selector),
             publishNotReadyAddresses: wire.spec.publishNotReadyAddresses ? true : nil,
             externalName: wire.spec.externalName.nonEmpty)
+        spec?.externalIPs = wire.spec.externalIps.nonEmpty
+        spec?.sessionAffinity = wire.spec.sessionAffinity.nonEmpty.map { shared.share($0) }
+        if wire.spec.hasSessionAffinityConfig {
+            let seconds = wire.spec.sessionAffinityConfig.clientIp.timeoutSeconds
+            spec?.sessionAffinityConfig = AffinityConfig(clientIP: .init(timeoutSeconds: Int(seconds)))
+        }
+        spec?.loadBalancerSourceRanges = wire.spec.loadBalancerSourceRanges.nonEmpty
+        spec?.externalTrafficPolicy = wire.spec.externalTrafficPolicy.nonEmpty.map { shared.share($0) }
+        spec?.internalTrafficPolicy = wire.spec.internalTrafficPolicy.nonEmpty.map { shared.share($0) }
+        spec?.healthCheckNodePort = wire.spec.healthCheckNodePort == 0 ? nil : Int(wire.spec.healthCheckNodePort)
+        let ingress = wire.status.loadBalancer.ingress.map {
+            Status.Ingress(ip: $0.ip.nonEmpty, ipMode: $0.ipMode.nonEmpty)
+        }
+        if let ingress = ingress.nonEmpty { status = Status(loadBalancer: .init(ingress: ingress)) }
     }
 
     var wire: WireService {
@@ -162,6 +176,21 @@ extension Service {
                 $0.publishNotReadyAddresses = spec?.publishNotReadyAddresses ?? false
                 $0.externalName = spec?.externalName ?? ""
                 $0.ports = (spec?.ports ?? []).map(\.wire)
+                $0.externalIps = spec?.externalIPs ?? []
+                $0.sessionAffinity = spec?.sessionAffinity ?? ""
+                if let seconds = spec?.sessionAffinityConfig?.clientIP?.timeoutSeconds {
+                    $0.sessionAffinityConfig.clientIp.timeoutSeconds = Int32(clamping: seconds)
+                }
+                $0.loadBalancerSourceRanges = spec?.loadBalancerSourceRanges ?? []
+                $0.externalTrafficPolicy = spec?.externalTrafficPolicy ?? ""
+                $0.internalTrafficPolicy = spec?.internalTrafficPolicy ?? ""
+                $0.healthCheckNodePort = Int32(clamping: spec?.healthCheckNodePort ?? 0)
+            }
+            $0.status.loadBalancer.ingress = (status?.loadBalancer?.ingress ?? []).map { ingress in
+                .with {
+                    $0.ip = ingress.ip ?? ""
+                    $0.ipMode = ingress.ipMode ?? ""
+                }
             }
         }
     }
@@ -205,7 +234,8 @@ extension EndpointSlice {
                 conditions: endpoint.hasConditions ? Endpoint.Conditions(endpoint.conditions) : nil,
                 hostname: endpoint.hostname.nonEmpty,
                 nodeName: endpoint.nodeName.nonEmpty.map { shared.share($0) },
-                zone: endpoint.zone.nonEmpty.map { shared.share($0) })
+                zone: endpoint.zone.nonEmpty.map { shared.share($0) },
+                hints: endpoint.hasHints ? Endpoint.Hints(endpoint.hints, &shared) : nil)
         }
         ports = wire.ports.map {
             Port(
@@ -238,6 +268,23 @@ extension EndpointSlice.Endpoint {
             $0.hostname = hostname ?? ""
             $0.nodeName = nodeName ?? ""
             $0.zone = zone ?? ""
+            if let hints { $0.hints = hints.wire }
+        }
+    }
+}
+
+extension EndpointSlice.Endpoint.Hints {
+    fileprivate init(_ wire: WireEndpointHints, _ shared: inout SharedValues) {
+        self.init(
+            forZones: wire.forZones.map { Name(name: shared.share($0.name)) }.nonEmpty,
+            forNodes: wire.forNodes.map { Name(name: shared.share($0.name)) }.nonEmpty)
+    }
+
+    fileprivate var wire: WireEndpointHints {
+        func names(_ hints: [Name]?) -> [WireNamedHint] { (hints ?? []).map { hint in .with { $0.name = hint.name } } }
+        return .with {
+            $0.forZones = names(forZones)
+            $0.forNodes = names(forNodes)
         }
     }
 }

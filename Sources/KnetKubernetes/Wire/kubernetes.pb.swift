@@ -813,35 +813,43 @@ package nonisolated struct WirePodIP: Sendable {
   fileprivate var _ip: String? = nil
 }
 
-package nonisolated struct WireService: Sendable {
+package nonisolated struct WireService: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
   package var metadata: WireObjectMeta {
-    get {_metadata ?? WireObjectMeta()}
-    set {_metadata = newValue}
+    get {_storage._metadata ?? WireObjectMeta()}
+    set {_uniqueStorage()._metadata = newValue}
   }
   /// Returns true if `metadata` has been explicitly set.
-  package var hasMetadata: Bool {self._metadata != nil}
+  package var hasMetadata: Bool {_storage._metadata != nil}
   /// Clears the value of `metadata`. Subsequent reads from it will return its default value.
-  package mutating func clearMetadata() {self._metadata = nil}
+  package mutating func clearMetadata() {_uniqueStorage()._metadata = nil}
 
   package var spec: WireServiceSpec {
-    get {_spec ?? WireServiceSpec()}
-    set {_spec = newValue}
+    get {_storage._spec ?? WireServiceSpec()}
+    set {_uniqueStorage()._spec = newValue}
   }
   /// Returns true if `spec` has been explicitly set.
-  package var hasSpec: Bool {self._spec != nil}
+  package var hasSpec: Bool {_storage._spec != nil}
   /// Clears the value of `spec`. Subsequent reads from it will return its default value.
-  package mutating func clearSpec() {self._spec = nil}
+  package mutating func clearSpec() {_uniqueStorage()._spec = nil}
+
+  package var status: WireServiceStatus {
+    get {_storage._status ?? WireServiceStatus()}
+    set {_uniqueStorage()._status = newValue}
+  }
+  /// Returns true if `status` has been explicitly set.
+  package var hasStatus: Bool {_storage._status != nil}
+  /// Clears the value of `status`. Subsequent reads from it will return its default value.
+  package mutating func clearStatus() {_uniqueStorage()._status = nil}
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
-  fileprivate var _metadata: WireObjectMeta? = nil
-  fileprivate var _spec: WireServiceSpec? = nil
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 package nonisolated struct WireServiceSpec: Sendable {
@@ -871,6 +879,19 @@ package nonisolated struct WireServiceSpec: Sendable {
   /// Clears the value of `type`. Subsequent reads from it will return its default value.
   package mutating func clearType() {self._type = nil}
 
+  package var externalIps: [String] = []
+
+  package var sessionAffinity: String {
+    get {_sessionAffinity ?? String()}
+    set {_sessionAffinity = newValue}
+  }
+  /// Returns true if `sessionAffinity` has been explicitly set.
+  package var hasSessionAffinity: Bool {self._sessionAffinity != nil}
+  /// Clears the value of `sessionAffinity`. Subsequent reads from it will return its default value.
+  package mutating func clearSessionAffinity() {self._sessionAffinity = nil}
+
+  package var loadBalancerSourceRanges: [String] = []
+
   package var externalName: String {
     get {_externalName ?? String()}
     set {_externalName = newValue}
@@ -879,6 +900,24 @@ package nonisolated struct WireServiceSpec: Sendable {
   package var hasExternalName: Bool {self._externalName != nil}
   /// Clears the value of `externalName`. Subsequent reads from it will return its default value.
   package mutating func clearExternalName() {self._externalName = nil}
+
+  package var externalTrafficPolicy: String {
+    get {_externalTrafficPolicy ?? String()}
+    set {_externalTrafficPolicy = newValue}
+  }
+  /// Returns true if `externalTrafficPolicy` has been explicitly set.
+  package var hasExternalTrafficPolicy: Bool {self._externalTrafficPolicy != nil}
+  /// Clears the value of `externalTrafficPolicy`. Subsequent reads from it will return its default value.
+  package mutating func clearExternalTrafficPolicy() {self._externalTrafficPolicy = nil}
+
+  package var healthCheckNodePort: Int32 {
+    get {_healthCheckNodePort ?? 0}
+    set {_healthCheckNodePort = newValue}
+  }
+  /// Returns true if `healthCheckNodePort` has been explicitly set.
+  package var hasHealthCheckNodePort: Bool {self._healthCheckNodePort != nil}
+  /// Clears the value of `healthCheckNodePort`. Subsequent reads from it will return its default value.
+  package mutating func clearHealthCheckNodePort() {self._healthCheckNodePort = nil}
 
   package var publishNotReadyAddresses: Bool {
     get {_publishNotReadyAddresses ?? false}
@@ -889,7 +928,25 @@ package nonisolated struct WireServiceSpec: Sendable {
   /// Clears the value of `publishNotReadyAddresses`. Subsequent reads from it will return its default value.
   package mutating func clearPublishNotReadyAddresses() {self._publishNotReadyAddresses = nil}
 
+  package var sessionAffinityConfig: WireSessionAffinityConfig {
+    get {_sessionAffinityConfig ?? WireSessionAffinityConfig()}
+    set {_sessionAffinityConfig = newValue}
+  }
+  /// Returns true if `sessionAffinityConfig` has been explicitly set.
+  package var hasSessionAffinityConfig: Bool {self._sessionAffinityConfig != nil}
+  /// Clears the value of `sessionAffinityConfig`. Subsequent reads from it will return its default value.
+  package mutating func clearSessionAffinityConfig() {self._sessionAffinityConfig = nil}
+
   package var clusterIps: [String] = []
+
+  package var internalTrafficPolicy: String {
+    get {_internalTrafficPolicy ?? String()}
+    set {_internalTrafficPolicy = newValue}
+  }
+  /// Returns true if `internalTrafficPolicy` has been explicitly set.
+  package var hasInternalTrafficPolicy: Bool {self._internalTrafficPolicy != nil}
+  /// Clears the value of `internalTrafficPolicy`. Subsequent reads from it will return its default value.
+  package mutating func clearInternalTrafficPolicy() {self._internalTrafficPolicy = nil}
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -897,8 +954,119 @@ package nonisolated struct WireServiceSpec: Sendable {
 
   fileprivate var _clusterIp: String? = nil
   fileprivate var _type: String? = nil
+  fileprivate var _sessionAffinity: String? = nil
   fileprivate var _externalName: String? = nil
+  fileprivate var _externalTrafficPolicy: String? = nil
+  fileprivate var _healthCheckNodePort: Int32? = nil
   fileprivate var _publishNotReadyAddresses: Bool? = nil
+  fileprivate var _sessionAffinityConfig: WireSessionAffinityConfig? = nil
+  fileprivate var _internalTrafficPolicy: String? = nil
+}
+
+package nonisolated struct WireSessionAffinityConfig: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var clientIp: WireClientIPConfig {
+    get {_clientIp ?? WireClientIPConfig()}
+    set {_clientIp = newValue}
+  }
+  /// Returns true if `clientIp` has been explicitly set.
+  package var hasClientIp: Bool {self._clientIp != nil}
+  /// Clears the value of `clientIp`. Subsequent reads from it will return its default value.
+  package mutating func clearClientIp() {self._clientIp = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _clientIp: WireClientIPConfig? = nil
+}
+
+package nonisolated struct WireClientIPConfig: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var timeoutSeconds: Int32 {
+    get {_timeoutSeconds ?? 0}
+    set {_timeoutSeconds = newValue}
+  }
+  /// Returns true if `timeoutSeconds` has been explicitly set.
+  package var hasTimeoutSeconds: Bool {self._timeoutSeconds != nil}
+  /// Clears the value of `timeoutSeconds`. Subsequent reads from it will return its default value.
+  package mutating func clearTimeoutSeconds() {self._timeoutSeconds = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _timeoutSeconds: Int32? = nil
+}
+
+package nonisolated struct WireServiceStatus: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var loadBalancer: WireLoadBalancerStatus {
+    get {_loadBalancer ?? WireLoadBalancerStatus()}
+    set {_loadBalancer = newValue}
+  }
+  /// Returns true if `loadBalancer` has been explicitly set.
+  package var hasLoadBalancer: Bool {self._loadBalancer != nil}
+  /// Clears the value of `loadBalancer`. Subsequent reads from it will return its default value.
+  package mutating func clearLoadBalancer() {self._loadBalancer = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _loadBalancer: WireLoadBalancerStatus? = nil
+}
+
+package nonisolated struct WireLoadBalancerStatus: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var ingress: [WireLoadBalancerIngress] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct WireLoadBalancerIngress: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var ip: String {
+    get {_ip ?? String()}
+    set {_ip = newValue}
+  }
+  /// Returns true if `ip` has been explicitly set.
+  package var hasIp: Bool {self._ip != nil}
+  /// Clears the value of `ip`. Subsequent reads from it will return its default value.
+  package mutating func clearIp() {self._ip = nil}
+
+  package var ipMode: String {
+    get {_ipMode ?? String()}
+    set {_ipMode = newValue}
+  }
+  /// Returns true if `ipMode` has been explicitly set.
+  package var hasIpMode: Bool {self._ipMode != nil}
+  /// Clears the value of `ipMode`. Subsequent reads from it will return its default value.
+  package mutating func clearIpMode() {self._ipMode = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _ip: String? = nil
+  fileprivate var _ipMode: String? = nil
 }
 
 package nonisolated struct WireServicePort: Sendable {
@@ -1041,6 +1209,15 @@ package nonisolated struct WireEndpoint: Sendable {
   /// Clears the value of `zone`. Subsequent reads from it will return its default value.
   package mutating func clearZone() {self._zone = nil}
 
+  package var hints: WireEndpointHints {
+    get {_hints ?? WireEndpointHints()}
+    set {_hints = newValue}
+  }
+  /// Returns true if `hints` has been explicitly set.
+  package var hasHints: Bool {self._hints != nil}
+  /// Clears the value of `hints`. Subsequent reads from it will return its default value.
+  package mutating func clearHints() {self._hints = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -1049,6 +1226,43 @@ package nonisolated struct WireEndpoint: Sendable {
   fileprivate var _hostname: String? = nil
   fileprivate var _nodeName: String? = nil
   fileprivate var _zone: String? = nil
+  fileprivate var _hints: WireEndpointHints? = nil
+}
+
+package nonisolated struct WireEndpointHints: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var forZones: [WireNamedHint] = []
+
+  package var forNodes: [WireNamedHint] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+/// ForZone and ForNode.
+package nonisolated struct WireNamedHint: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var name: String {
+    get {_name ?? String()}
+    set {_name = newValue}
+  }
+  /// Returns true if `name` has been explicitly set.
+  package var hasName: Bool {self._name != nil}
+  /// Clears the value of `name`. Subsequent reads from it will return its default value.
+  package mutating func clearName() {self._name = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _name: String? = nil
 }
 
 package nonisolated struct WireEndpointConditions: Sendable {
@@ -2347,38 +2561,83 @@ nonisolated extension WirePodIP: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
 
 nonisolated extension WireService: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = "Service"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}metadata\0\u{1}spec\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}metadata\0\u{1}spec\0\u{1}status\0")
+
+  fileprivate class _StorageClass {
+    var _metadata: WireObjectMeta? = nil
+    var _spec: WireServiceSpec? = nil
+    var _status: WireServiceStatus? = nil
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _metadata = source._metadata
+      _spec = source._spec
+      _status = source._status
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularMessageField(value: &self._metadata) }()
-      case 2: try { try decoder.decodeSingularMessageField(value: &self._spec) }()
-      default: break
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularMessageField(value: &_storage._metadata) }()
+        case 2: try { try decoder.decodeSingularMessageField(value: &_storage._spec) }()
+        case 3: try { try decoder.decodeSingularMessageField(value: &_storage._status) }()
+        default: break
+        }
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    try { if let v = self._metadata {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
-    } }()
-    try { if let v = self._spec {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
-    } }()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      try { if let v = _storage._metadata {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+      } }()
+      try { if let v = _storage._spec {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+      } }()
+      try { if let v = _storage._status {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+      } }()
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: WireService, rhs: WireService) -> Bool {
-    if lhs._metadata != rhs._metadata {return false}
-    if lhs._spec != rhs._spec {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._metadata != rhs_storage._metadata {return false}
+        if _storage._spec != rhs_storage._spec {return false}
+        if _storage._status != rhs_storage._status {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2386,7 +2645,7 @@ nonisolated extension WireService: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension WireServiceSpec: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = "ServiceSpec"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}ports\0\u{1}selector\0\u{1}clusterIP\0\u{1}type\0\u{2}\u{6}externalName\0\u{2}\u{3}publishNotReadyAddresses\0\u{2}\u{5}clusterIPs\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}ports\0\u{1}selector\0\u{1}clusterIP\0\u{1}type\0\u{1}externalIPs\0\u{2}\u{2}sessionAffinity\0\u{2}\u{2}loadBalancerSourceRanges\0\u{1}externalName\0\u{1}externalTrafficPolicy\0\u{1}healthCheckNodePort\0\u{1}publishNotReadyAddresses\0\u{1}sessionAffinityConfig\0\u{2}\u{4}clusterIPs\0\u{2}\u{4}internalTrafficPolicy\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2398,9 +2657,16 @@ nonisolated extension WireServiceSpec: SwiftProtobuf.Message, SwiftProtobuf._Mes
       case 2: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.selector) }()
       case 3: try { try decoder.decodeSingularStringField(value: &self._clusterIp) }()
       case 4: try { try decoder.decodeSingularStringField(value: &self._type) }()
+      case 5: try { try decoder.decodeRepeatedStringField(value: &self.externalIps) }()
+      case 7: try { try decoder.decodeSingularStringField(value: &self._sessionAffinity) }()
+      case 9: try { try decoder.decodeRepeatedStringField(value: &self.loadBalancerSourceRanges) }()
       case 10: try { try decoder.decodeSingularStringField(value: &self._externalName) }()
+      case 11: try { try decoder.decodeSingularStringField(value: &self._externalTrafficPolicy) }()
+      case 12: try { try decoder.decodeSingularInt32Field(value: &self._healthCheckNodePort) }()
       case 13: try { try decoder.decodeSingularBoolField(value: &self._publishNotReadyAddresses) }()
+      case 14: try { try decoder.decodeSingularMessageField(value: &self._sessionAffinityConfig) }()
       case 18: try { try decoder.decodeRepeatedStringField(value: &self.clusterIps) }()
+      case 22: try { try decoder.decodeSingularStringField(value: &self._internalTrafficPolicy) }()
       default: break
       }
     }
@@ -2423,15 +2689,36 @@ nonisolated extension WireServiceSpec: SwiftProtobuf.Message, SwiftProtobuf._Mes
     try { if let v = self._type {
       try visitor.visitSingularStringField(value: v, fieldNumber: 4)
     } }()
+    if !self.externalIps.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.externalIps, fieldNumber: 5)
+    }
+    try { if let v = self._sessionAffinity {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 7)
+    } }()
+    if !self.loadBalancerSourceRanges.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.loadBalancerSourceRanges, fieldNumber: 9)
+    }
     try { if let v = self._externalName {
       try visitor.visitSingularStringField(value: v, fieldNumber: 10)
+    } }()
+    try { if let v = self._externalTrafficPolicy {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 11)
+    } }()
+    try { if let v = self._healthCheckNodePort {
+      try visitor.visitSingularInt32Field(value: v, fieldNumber: 12)
     } }()
     try { if let v = self._publishNotReadyAddresses {
       try visitor.visitSingularBoolField(value: v, fieldNumber: 13)
     } }()
+    try { if let v = self._sessionAffinityConfig {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 14)
+    } }()
     if !self.clusterIps.isEmpty {
       try visitor.visitRepeatedStringField(value: self.clusterIps, fieldNumber: 18)
     }
+    try { if let v = self._internalTrafficPolicy {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 22)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2440,9 +2727,187 @@ nonisolated extension WireServiceSpec: SwiftProtobuf.Message, SwiftProtobuf._Mes
     if lhs.selector != rhs.selector {return false}
     if lhs._clusterIp != rhs._clusterIp {return false}
     if lhs._type != rhs._type {return false}
+    if lhs.externalIps != rhs.externalIps {return false}
+    if lhs._sessionAffinity != rhs._sessionAffinity {return false}
+    if lhs.loadBalancerSourceRanges != rhs.loadBalancerSourceRanges {return false}
     if lhs._externalName != rhs._externalName {return false}
+    if lhs._externalTrafficPolicy != rhs._externalTrafficPolicy {return false}
+    if lhs._healthCheckNodePort != rhs._healthCheckNodePort {return false}
     if lhs._publishNotReadyAddresses != rhs._publishNotReadyAddresses {return false}
+    if lhs._sessionAffinityConfig != rhs._sessionAffinityConfig {return false}
     if lhs.clusterIps != rhs.clusterIps {return false}
+    if lhs._internalTrafficPolicy != rhs._internalTrafficPolicy {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireSessionAffinityConfig: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = "SessionAffinityConfig"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}clientIP\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._clientIp) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._clientIp {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireSessionAffinityConfig, rhs: WireSessionAffinityConfig) -> Bool {
+    if lhs._clientIp != rhs._clientIp {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireClientIPConfig: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = "ClientIPConfig"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}timeoutSeconds\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt32Field(value: &self._timeoutSeconds) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._timeoutSeconds {
+      try visitor.visitSingularInt32Field(value: v, fieldNumber: 1)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireClientIPConfig, rhs: WireClientIPConfig) -> Bool {
+    if lhs._timeoutSeconds != rhs._timeoutSeconds {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireServiceStatus: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = "ServiceStatus"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}loadBalancer\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._loadBalancer) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._loadBalancer {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireServiceStatus, rhs: WireServiceStatus) -> Bool {
+    if lhs._loadBalancer != rhs._loadBalancer {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireLoadBalancerStatus: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = "LoadBalancerStatus"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}ingress\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.ingress) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.ingress.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.ingress, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireLoadBalancerStatus, rhs: WireLoadBalancerStatus) -> Bool {
+    if lhs.ingress != rhs.ingress {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireLoadBalancerIngress: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = "LoadBalancerIngress"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}ip\0\u{2}\u{2}ipMode\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self._ip) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self._ipMode) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._ip {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 1)
+    } }()
+    try { if let v = self._ipMode {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 3)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireLoadBalancerIngress, rhs: WireLoadBalancerIngress) -> Bool {
+    if lhs._ip != rhs._ip {return false}
+    if lhs._ipMode != rhs._ipMode {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2553,7 +3018,7 @@ nonisolated extension WireEndpointSlice: SwiftProtobuf.Message, SwiftProtobuf._M
 
 nonisolated extension WireEndpoint: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = "Endpoint"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}addresses\0\u{1}conditions\0\u{1}hostname\0\u{2}\u{3}nodeName\0\u{1}zone\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}addresses\0\u{1}conditions\0\u{1}hostname\0\u{2}\u{3}nodeName\0\u{1}zone\0\u{1}hints\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2566,6 +3031,7 @@ nonisolated extension WireEndpoint: SwiftProtobuf.Message, SwiftProtobuf._Messag
       case 3: try { try decoder.decodeSingularStringField(value: &self._hostname) }()
       case 6: try { try decoder.decodeSingularStringField(value: &self._nodeName) }()
       case 7: try { try decoder.decodeSingularStringField(value: &self._zone) }()
+      case 8: try { try decoder.decodeSingularMessageField(value: &self._hints) }()
       default: break
       }
     }
@@ -2591,6 +3057,9 @@ nonisolated extension WireEndpoint: SwiftProtobuf.Message, SwiftProtobuf._Messag
     try { if let v = self._zone {
       try visitor.visitSingularStringField(value: v, fieldNumber: 7)
     } }()
+    try { if let v = self._hints {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 8)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2600,6 +3069,76 @@ nonisolated extension WireEndpoint: SwiftProtobuf.Message, SwiftProtobuf._Messag
     if lhs._hostname != rhs._hostname {return false}
     if lhs._nodeName != rhs._nodeName {return false}
     if lhs._zone != rhs._zone {return false}
+    if lhs._hints != rhs._hints {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireEndpointHints: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = "EndpointHints"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}forZones\0\u{1}forNodes\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.forZones) }()
+      case 2: try { try decoder.decodeRepeatedMessageField(value: &self.forNodes) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.forZones.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.forZones, fieldNumber: 1)
+    }
+    if !self.forNodes.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.forNodes, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireEndpointHints, rhs: WireEndpointHints) -> Bool {
+    if lhs.forZones != rhs.forZones {return false}
+    if lhs.forNodes != rhs.forNodes {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireNamedHint: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = "NamedHint"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self._name) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._name {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 1)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireNamedHint, rhs: WireNamedHint) -> Bool {
+    if lhs._name != rhs._name {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -14,7 +14,8 @@ public enum KernelEvent: Sendable, Hashable {
     case routeReplaced(CIDR)
     case neighbour
     case sysctl
-    case nftables
+    /// A table of ours, without its family.
+    case nftables(table: String)
     /// Events were lost (`ENOBUFS`): anything may have changed.
     case lost
 }
@@ -135,7 +136,7 @@ extension KernelEvent {
             guard let table = reply.attributes(after: nfgenmsg.self)[NFTA_TABLE_NAME.rawValue]?.text,
                 table.hasPrefix("knetd")
             else { return nil }
-            self = .nftables
+            self = .nftables(table: table)
         default: return nil
         }
     }

@@ -69,6 +69,42 @@ public final class NetlinkSocket {
         return errors
     }
 
+    /// Sends a transaction of nf_tables, of which the last request alone asks for an acknowledgement.
+    /// - Throws: the first thing that the kernel refused of it.
+    func transact(_ bytes: [UInt8]) throws(SystemError) {
+        try syscall("netlink send") { mnl_socket_sendto(socket, bytes, bytes.count) }
+        // The kernel works through it before the call above returns; all answers are there.
+        var refusal: SystemError?
+        var isAnswered = false
+        while true {
+            let count = recv(mnl_socket_get_fd(socket), receiveBuffer.baseAddress, receiveBuffer.count, Int32(MSG_DONTWAIT))
+            if count < 0 {
+                if errno == EINTR { continue }
+                if errno == EAGAIN, isAnswered { break }
+                throw SystemError("netlink receive", errno: errno)
+            }
+            let datagram = UnsafeRawBufferPointer(rebasing: receiveBuffer[..<count])
+            try? Self.visit(datagram) { reply in
+                guard reply.type == Int(NLMSG_ERROR), let (number, detail) = Self.outcome(of: reply) else { return true }
+                isAnswered = true
+                if number != 0, refusal == nil { refusal = SystemError("change elements", errno: number, detail: detail) }
+                return true
+            }
+        }
+        if let refusal { throw refusal }
+    }
+
+    /// Room for large datagrams, beyond what the system allows everybody.
+    func setBuffers(bytes: Int32) throws(SystemError) {
+        var bytes = bytes
+        for option in [SO_SNDBUFFORCE, SO_RCVBUFFORCE] {
+            try syscall("netlink buffer") {
+                setsockopt(
+                    mnl_socket_get_fd(socket), SOL_SOCKET, option, &bytes, socklen_t(MemoryLayout<Int32>.size))
+            }
+        }
+    }
+
     private func collectAcknowledgements(
         count: Int, first: UInt32, report: (Int, SystemError) -> Void, purpose: (Int) -> String
     ) throws {

@@ -15,6 +15,7 @@ final class Daemon: ServiceLifecycle.Service {
     private let allocations: AllocationStore
     private let pool = NetlinkPool()
     private let kernel: NetworkKernel
+    private let nftables: Nftables
     private let sysctls: SysctlWatch
     private let attacher: PodAttacher
     private let metrics = CNIMetrics()
@@ -44,7 +45,8 @@ final class Daemon: ServiceLifecycle.Service {
         // A predecessor that was killed is gone only when the kernel has taken down what it had.
         lock = try StateLock(directory: agent.stateDirectory, seconds: 2)
         sysctls = try SysctlWatch()
-        kernel = NetworkKernel(pool: pool, nftables: try Nftables(), sysctls: sysctls)
+        nftables = try Nftables()
+        kernel = NetworkKernel(pool: pool, nftables: nftables, sysctls: sysctls)
         (allocations, storeFault) = try AllocationStore.open(
             stateDirectory: agent.stateDirectory, runDirectory: agent.runDirectory, bootID: BootID.current(),
             now: time(nil))
@@ -58,7 +60,8 @@ final class Daemon: ServiceLifecycle.Service {
             allocations: allocations, queue: DelQueue(runDirectory: agent.runDirectory), pool: pool,
             metrics: metrics, logger: logger)
         current = Mutex(
-            try Self.generation(configuration, allocations: allocations, pool: pool, kernel: kernel, logger: logger))
+            try Self.generation(
+                configuration, allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, logger: logger))
         if allocations.voidedByReboot > 0 {
             logger.notice(
                 "allocations of an earlier boot are void",
@@ -70,12 +73,11 @@ final class Daemon: ServiceLifecycle.Service {
 
     private static func generation(
         _ configuration: Configuration, allocations: AllocationStore, pool: NetlinkPool, kernel: NetworkKernel,
-        logger: Logger
+        nftables: Nftables, logger: Logger
     ) throws -> Generation {
         try Generation(
             configuration: configuration, nodeName: configuration.node.name ?? HostName.ofNode(),
-            allocations: allocations,
-            pool: pool, kernel: kernel, logger: logger)
+            allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, logger: logger)
     }
 
     func run() async throws {
@@ -164,7 +166,7 @@ final class Daemon: ServiceLifecycle.Service {
     private func replace(_ running: Generation, with configuration: KnetCore.Configuration) {
         do {
             let next = try Self.generation(
-                configuration, allocations: allocations, pool: pool, kernel: kernel, logger: logger)
+                configuration, allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, logger: logger)
             current.withLock { $0 = next }
             reloadFault.withLock { $0 = nil }
             logger.notice("configuration reloaded", metadata: ["op": "reload"])

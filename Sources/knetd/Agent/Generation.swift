@@ -17,15 +17,23 @@ final class Generation: Sendable {
     let state = StateStore()
     let source: any ClusterSource
     let dataplane: DataplanePlugin?
-    let reconcilers: [any ReconcilerHandle]
+    var reconcilers: [any ReconcilerHandle] { followers.map(\.reconciler) }
 
+    /// A reconciler, and which changes of the kernel concern it.
+    private struct Follower {
+        let reconciler: any ReconcilerHandle
+        let concerns: @Sendable (KernelEvent) -> Bool
+    }
+
+    private let followers: [Follower]
     private let reader: LocalNodeReader
     private let pool: NetlinkPool
     private let kernel: NetworkKernel
     /// What an earlier start found out.
     private let withoutOffload: Set<String>
     private let logger: Logger
-    private let isKernelChanged = Atomic(false)
+    /// What the kernel told since it was last compared.
+    private let events = Mutex<Set<KernelEvent>>([])
     /// Why this node is not known, or why what is known of it is not what its Node says now.
     private let localFault = Mutex<String?>(nil)
     private let kernelWakes: AsyncStream<Void>
@@ -36,8 +44,7 @@ final class Generation: Sendable {
 
     init(
         configuration: Configuration, nodeName: String, allocations: AllocationStore, pool: NetlinkPool,
-        kernel: NetworkKernel,
-        logger: Logger
+        kernel: NetworkKernel, nftables: Nftables, logger: Logger
     ) throws {
         self.configuration = configuration
         self.nodeName = nodeName
@@ -48,21 +55,34 @@ final class Generation: Sendable {
         (kernelWakes, kernelWaker) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
 
         var dataplane: DataplanePlugin?
-        var reconcilers: [any ReconcilerHandle] = []
+        var followers: [Follower] = []
         var needs = Self.askedFor
         for plugin in Plugins.all {
-            guard let settings = configuration.plugins[plugin.settings.name] else { continue }
-            switch try plugin.make(settings) {
+            guard let settings = configuration.plugins[plugin.settings.name] else {
+                try plugin.remove?(nftables)
+                continue
+            }
+            needs = needs.union(plugin.needs)
+            switch try plugin.make(settings, .init(nftables: nftables, pool: pool)) {
             case .dataplane(let made):
                 let plugin = DataplanePlugin(made, network: configuration.network, kernel: kernel)
                 dataplane = plugin
-                needs = needs.union(plugin.needs)
-                reconcilers.append(Self.reconciler(plugin, state, configuration, logger))
+                followers.append(
+                    Follower(reconciler: Self.reconciler(plugin, state, configuration, logger)) { event in
+                        // Tables of other plugins are theirs.
+                        if case .nftables(let table) = event { NetworkKernel.plainTables.contains(table) } else { true }
+                    })
+            case .plugin(let plugin, let table):
+                followers.append(
+                    Follower(reconciler: Self.reconciler(plugin, state, configuration, logger)) {
+                        $0 == .nftables(table: table) || $0 == .lost
+                    })
             }
         }
         self.dataplane = dataplane
+        let reconcilers = followers.map(\.reconciler)
         withoutOffload = dataplane?.dataplane.triesChecksumOffload == true ? try kernel.devicesWithoutOffload() : []
-        self.reconcilers = reconcilers
+        self.followers = followers
         source = Self.source(
             configuration, needs: needs, nodeName: nodeName, dataplane: dataplane, reconcilers: reconcilers,
             store: state, logger: logger)
@@ -129,7 +149,7 @@ final class Generation: Sendable {
 
     /// The kernel told of changes that are not of our making.
     func kernelChanged(_ events: Set<KernelEvent>) {
-        let isOurs = events.contains { event in
+        let ours = events.filter { event in
             switch event {
             // The link of a pod that leaves goes down too.
             case .podLinkDown(let name): state.current.attachments.values.contains { $0.hostLink == name }
@@ -137,11 +157,8 @@ final class Generation: Sendable {
             default: true
             }
         }
-        if isOurs { kernelChanged() }
-    }
-
-    private func kernelChanged() {
-        isKernelChanged.store(true, ordering: .releasing)
+        if ours.isEmpty { return }
+        self.events.withLock { $0.formUnion(ours) }
         kernelWaker.yield()
     }
 
@@ -153,10 +170,15 @@ final class Generation: Sendable {
         kernelWaker.yield()
         for await _ in kernelWakes {
             let change = subscription.take()
-            if isKernelChanged.load(ordering: .acquiring) {
+            if !events.withLock({ $0.isEmpty }) {
                 try? await Task.sleep(for: Self.settle)
-                isKernelChanged.store(false, ordering: .releasing)
-                for reconciler in reconcilers { reconciler.kernelChanged() }
+                let events = events.withLock { events in
+                    defer { events = [] }
+                    return events
+                }
+                for follower in followers where events.contains(where: follower.concerns) {
+                    follower.reconciler.kernelChanged()
+                }
             } else if change.state.local != nil, !change.keys.contains(name) {
                 continue
             }
@@ -172,7 +194,7 @@ final class Generation: Sendable {
             logger.warning(
                 "this node's links cannot be read; trying again", metadata: ["op": "local", "reason": "\(error)"])
             try? await Task.sleep(for: .seconds(1))
-            kernelChanged()
+            kernelChanged([.link])
             return
         }
         let state = state.current

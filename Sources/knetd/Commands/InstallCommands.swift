@@ -150,7 +150,9 @@ struct CleanupCommand: ParsableCommand {
         }
         defer { withExtendedLifetime(lock) {} }
         let pool = NetlinkPool()
-        let kernel = NetworkKernel(pool: pool, nftables: try Nftables())
+        let nftables = try Nftables()
+        let kernel = NetworkKernel(pool: pool, nftables: nftables)
+        for plugin in Plugins.all { try plugin.remove?(nftables) }
         let failures = kernel.apply(KernelChanges(remove: try kernel.read().filter(\.isRemovable))).failures
         let pods = try pool.with { socket in
             let links = try socket.links().filter { $0.alias?.hasPrefix(PodLink.aliasPrefix) == true }

@@ -15,20 +15,38 @@ public struct EndpointSlice: ClusterObject {
                 self.terminating = terminating
             }
         }
+        /// Where the endpoint should be used from (https://kubernetes.io/docs/concepts/services-networking/topology-aware-routing/).
+        public struct Hints: Hashable, Sendable, Decodable {
+            public struct Name: Hashable, Sendable, Decodable {
+                public var name: String
+
+                public init(name: String) { self.name = name }
+            }
+            public var forZones: [Name]?
+            public var forNodes: [Name]?
+
+            public init(forZones: [Name]?, forNodes: [Name]?) {
+                self.forZones = forZones
+                self.forNodes = forNodes
+            }
+        }
         public var addresses: [String]
         public var conditions: Conditions?
         public var hostname: String?
         public var nodeName: String?
         public var zone: String?
+        public var hints: Hints?
 
         public init(
-            addresses: [String], conditions: Conditions?, hostname: String?, nodeName: String?, zone: String? = nil
+            addresses: [String], conditions: Conditions?, hostname: String?, nodeName: String?, zone: String? = nil,
+            hints: Hints? = nil
         ) {
             self.addresses = addresses
             self.conditions = conditions
             self.hostname = hostname
             self.nodeName = nodeName
             self.zone = zone
+            self.hints = hints
         }
     }
     public struct Port: Hashable, Sendable, Decodable {
@@ -65,4 +83,9 @@ public struct EndpointSlice: ClusterObject {
     }
 
     public var serviceName: String? { metadata.labels?[Self.serviceLabel] }
+
+    /// The Service's key.
+    public var service: ObjectKey? {
+        serviceName.map { ObjectKey(.service, namespace: key.namespace, name: $0) }
+    }
 }

@@ -18,6 +18,16 @@ public struct Service: ClusterObject {
             self.nodePort = nodePort
         }
     }
+    public struct AffinityConfig: Hashable, Sendable, Decodable {
+        public struct ClientIP: Hashable, Sendable, Decodable {
+            public var timeoutSeconds: Int?
+
+            public init(timeoutSeconds: Int?) { self.timeoutSeconds = timeoutSeconds }
+        }
+        public var clientIP: ClientIP?
+
+        public init(clientIP: ClientIP?) { self.clientIP = clientIP }
+    }
     public struct Spec: Hashable, Sendable, Decodable {
         public var type: String?
         public var clusterIP: String?
@@ -26,10 +36,17 @@ public struct Service: ClusterObject {
         public var selector: [String: String]?
         public var publishNotReadyAddresses: Bool?
         public var externalName: String?
+        public var externalIPs: [String]?
+        public var sessionAffinity: String?
+        public var sessionAffinityConfig: AffinityConfig?
+        public var loadBalancerSourceRanges: [String]?
+        public var externalTrafficPolicy: String?
+        public var internalTrafficPolicy: String?
+        public var healthCheckNodePort: Int?
 
         public init(
-            type: String?, clusterIP: String?, clusterIPs: [String]?, ports: [Port]?, selector: [String: String]?,
-            publishNotReadyAddresses: Bool?, externalName: String?
+            type: String? = nil, clusterIP: String? = nil, clusterIPs: [String]? = nil, ports: [Port]? = nil,
+            selector: [String: String]? = nil, publishNotReadyAddresses: Bool? = nil, externalName: String? = nil
         ) {
             self.type = type
             self.clusterIP = clusterIP
@@ -40,12 +57,34 @@ public struct Service: ClusterObject {
             self.externalName = externalName
         }
     }
+    public struct Status: Hashable, Sendable, Decodable {
+        public struct LoadBalancer: Hashable, Sendable, Decodable {
+            public var ingress: [Ingress]?
+
+            public init(ingress: [Ingress]?) { self.ingress = ingress }
+        }
+        public struct Ingress: Hashable, Sendable, Decodable {
+            public var ip: String?
+            /// `VIP`, or `Proxy` where nodes leave the address to the load balancer.
+            public var ipMode: String?
+
+            public init(ip: String?, ipMode: String?) {
+                self.ip = ip
+                self.ipMode = ipMode
+            }
+        }
+        public var loadBalancer: LoadBalancer?
+
+        public init(loadBalancer: LoadBalancer?) { self.loadBalancer = loadBalancer }
+    }
 
     public var metadata: Metadata
     public var spec: Spec?
+    public var status: Status?
 
-    public init(metadata: Metadata, spec: Spec? = nil) {
+    public init(metadata: Metadata, spec: Spec? = nil, status: Status? = nil) {
         self.metadata = metadata
         self.spec = spec
+        self.status = status
     }
 }

@@ -1,0 +1,106 @@
+import HashTreeCollections
+public import KnetCore
+public import KnetLinux
+import Synchronization
+
+/// Services as kube-proxy serves them, by one nftables table whose rules do not depend on how many there are: every
+/// Service is elements of sets.
+public final class ServiceProxy: Plugin {
+    /// `plugins.serviceProxy` in the configuration.
+    public struct Settings: Codable, Sendable, Equatable {
+        /// Blocks of this node's addresses where node ports are served; empty: at the address towards the other nodes.
+        public let nodePortAddresses: [CIDR]
+        /// Ranges of ClusterIPs.
+        public let serviceCIDRs: [CIDR]
+
+        public init(nodePortAddresses: [CIDR] = [], serviceCIDRs: [CIDR] = []) {
+            self.nodePortAddresses = nodePortAddresses
+            self.serviceCIDRs = serviceCIDRs
+        }
+    }
+
+    public static let settings = PluginSettings(
+        name: "serviceProxy", isDataplane: false,
+        fields: [
+            Field(
+                "nodePortAddresses", .list(of: .text(.cidr)), default: [],
+                "Blocks of this node's addresses where node ports are served; []: at the address towards other nodes alone."),
+            Field(
+                "serviceCIDRs", .list(of: .text(.cidr)), default: [],
+                "Ranges of ClusterIPs: packets to an address there that no Service has are dropped. []: they take their way."),
+        ])
+
+    public let name = ServiceProxy.settings.name
+    public static let needs = ClusterNeeds([.node, .service, .endpointSlice])
+    public var needs: ClusterNeeds { Self.needs }
+
+    private let options: Settings
+    private let kernel: ServiceKernel
+    private let seen = Mutex(Seen())
+
+    /// What all services were last planned with.
+    private struct Seen {
+        var viewpoint: Viewpoint?
+    }
+
+    public init(_ settings: Settings, kernel: ServiceKernel) {
+        options = settings
+        self.kernel = kernel
+    }
+
+    /// - Returns: `nil` while not everything is known: services without their endpoints would be refused.
+    private func viewpoint(_ state: ClusterState) -> Viewpoint? {
+        guard let local = state.local, state.isUsable(needs.kinds) else { return nil }
+        let zone = state.nodes[.node(local.name)]?.metadata.labels?["topology.kubernetes.io/zone"]
+        let primary = local.uplinks.values.map(\.address).sorted()
+        let addresses =
+            options.nodePortAddresses.isEmpty
+            ? primary : local.addresses.filter { address in options.nodePortAddresses.contains { $0.contains(address) } }
+        return Viewpoint(node: local.name, zone: zone, nodePortAddresses: addresses)
+    }
+
+    public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {
+        let viewpoint = viewpoint(state)
+        let isNew = seen.withLock { seen in
+            defer { seen.viewpoint = viewpoint }
+            return seen.viewpoint != viewpoint
+        }
+        let own = keys.filter { [.service, .attachment, .local].contains($0.kind) }
+        return isNew ? own.union(state.services.keys) : own
+    }
+
+    public func entries(for key: ObjectKey, in state: ClusterState) throws -> [ServiceEntry] {
+        switch key.kind {
+        case .local:
+            guard let local = state.local else { return [] }
+            return [
+                .rules(ServiceRules(ranges: local.podCIDRs.sorted(), serviceRanges: options.serviceCIDRs.disjoint))
+            ]
+        case .attachment: return (state.attachments[key]?.addresses ?? []).map(ServiceEntry.hairpin)
+        case .service:
+            guard let service = state.services[key], let viewpoint = viewpoint(state) else { return [] }
+            let plan = ServicePlan(service, slices: state.slices(of: key), from: viewpoint)
+            let entries =
+                plan.clusterIPs.map(ServiceEntry.clusterIP)
+                + plan.frontends.sorted { $0.key < $1.key }.map { ServiceEntry.frontend($0.value) }
+            guard plan.problems.isEmpty else {
+                throw PartlyDesired(entries, reason: plan.problems.joined(separator: "; "))
+            }
+            return entries
+        default: return []
+        }
+    }
+
+    public func read() throws -> [ServiceEntry] { try kernel.read() }
+
+    public func apply(_ changes: KernelChanges<ServiceEntry>) -> KernelOutcome<ServiceEntry> { kernel.apply(changes) }
+}
+
+extension [CIDR] {
+    /// Sorted, without blocks that another one holds.
+    fileprivate var disjoint: [CIDR] {
+        Set(self).sorted().reduce(into: []) { kept, block in
+            if kept.last?.contains(block) != true { kept.append(block) }
+        }
+    }
+}
