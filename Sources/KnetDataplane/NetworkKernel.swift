@@ -6,7 +6,8 @@ import Synchronization
 /// Reads and writes `NetworkEntry`s in the network namespace in which it was made.
 public final class NetworkKernel: Sendable {
     /// Its nftables tables, without their family.
-    public static let plainTables = Set(NftablesKernel.tables.compactMap { $0.split(separator: " ").last.map(String.init) })
+    public static let plainTables = Set(
+        NftablesKernel.tables.compactMap { $0.split(separator: " ").last.map(String.init) })
 
     private let pool: NetlinkPool
     private let tables: NftablesKernel

@@ -3,8 +3,8 @@ import KnetCore
 public import KnetLinux
 import Synchronization
 
-/// Answers inside one namespace, in both families: TCP with the sender's address, a line's end and all that was sent, once
-/// the sender is done; UDP with what came; TCP on the next port with what came, at once and as long as it comes.
+/// Answers inside one namespace, in both families: TCP with the sender's address and its own, a line's end and all that was sent,
+/// once the sender is done; UDP with what came; TCP on the next port with what came, at once and as long as it comes.
 public final class EchoServer: Sendable {
     public static let port: UInt16 = 7007
     public static let longPort = port + 1
@@ -58,7 +58,13 @@ public final class EchoServer: Sendable {
             let connection = Descriptor(owning: number)
             Sockets.limit(connection.number, milliseconds: 5000)
             guard let received = try? Sockets.receiveAll(connection.number) else { continue }
-            let greeting = Array("\(Sockets.address(peer)?.description ?? "unknown")\n".utf8)
+            var own = sockaddr_storage()
+            length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+            withUnsafeMutablePointer(to: &own) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { _ = getsockname(connection.number, $0, &length) }
+            }
+            let names = [peer, own].map { Sockets.address($0)?.description ?? "unknown" }
+            let greeting = Array("\(names[0]) \(names[1])\n".utf8)
             try? Sockets.sendAll(connection.number, greeting + received)
         }
     }

@@ -57,20 +57,32 @@ public struct Prober {
     /// - Returns: the address that the server saw.
     @discardableResult
     public func stream(_ address: IPAddress, bytes: Int) throws -> IPAddress {
+        try answer(address, bytes: bytes).seen
+    }
+
+    /// Does the same as `stream`.
+    /// - Returns: the address that the server saw, and the server's own.
+    public func answer(_ address: IPAddress, bytes: Int = 100) throws -> (seen: IPAddress, server: IPAddress) {
         let descriptor = try open(address.family, SOCK_STREAM)
         try Sockets.connect(descriptor.number, to: address, port: port)
         let sent = Array(Self.noise[..<bytes])
         try Sockets.sendAll(descriptor.number, sent)
         shutdown(descriptor.number, Int32(SHUT_WR))
         let answer = try Sockets.receiveAll(descriptor.number)
-        guard let line = answer.firstIndex(of: UInt8(ascii: "\n")),
-            let seen = IPAddress(String(decoding: answer[..<line], as: UTF8.self))
-        else { throw Wrong(description: "no greeting from \(address)") }
+        guard let line = answer.firstIndex(of: UInt8(ascii: "\n")) else {
+            throw Wrong(description: "no greeting from \(address)")
+        }
+        let names = answer[..<line].split(separator: UInt8(ascii: " ")).map {
+            IPAddress(String(decoding: $0, as: UTF8.self))
+        }
+        guard names.count == 2, let seen = names[0], let server = names[1] else {
+            throw Wrong(description: "no greeting from \(address)")
+        }
         guard Array(answer[(line + 1)...]) == sent else {
             throw Wrong(
                 description: "\(bytes) bytes came back from \(address) as \(answer.count - line - 1) or altered")
         }
-        return seen
+        return (seen, server)
     }
 
     /// Bytes without a pattern that a fault of the network could hide in.

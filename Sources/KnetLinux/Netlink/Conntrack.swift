@@ -31,11 +31,70 @@ public final class Conntrack {
     public init() throws { socket = try NetlinkSocket(bus: NETLINK_NETFILTER) }
 
     /// Makes the kernel forget the connections; the next packet of each is looked at anew. That there are none is no
-    /// error. The kernel does the selection (Linux 5.8).
+    /// error. For IPv4 the kernel does the selection (Linux 5.8); for IPv6 it takes equal addresses for different ones
+    /// (`ctnetlink_filter_match_tuple` of net/netfilter/nf_conntrack_netlink.c, seen with Linux 6.18).
     public func forget(_ filters: [ConnectionFilter]) throws {
         var batch = NetlinkBatch()
-        for filter in filters { batch.append(.forget(filter)) }
+        for filter in filters where filter.family == .v4 { batch.append(.forget(filter)) }
+        let others = filters.filter { $0.family == .v6 }
+        if !others.isEmpty {
+            for connection in try connections(.v6) where others.contains(where: connection.agrees) {
+                batch.append(.forget(connection))
+            }
+        }
         for case let error? in try socket.send(batch) where error.errno != ENOENT { throw error }
+    }
+
+    private func connections(_ family: IPFamily) throws -> [Connection] {
+        var connections: [Connection] = []
+        try socket.dump {
+            .connections(family)
+        } restart: {
+            connections = []
+        } visit: { reply in
+            Connection(reply, family).map { connections.append($0) }
+        }
+        return connections
+    }
+}
+
+/// An entry of the table.
+private struct Connection {
+    let family: IPFamily
+    let transport: UInt8
+    let destination: IPAddress
+    let destinationPort: UInt16?
+    let answerer: IPAddress
+    /// What tells the kernel which one is meant.
+    let original: [UInt8]
+    let id: [UInt8]?
+    let zone: [UInt8]?
+
+    init?(_ reply: NetlinkReply, _ family: IPFamily) {
+        let attributes = reply.attributes(after: nfgenmsg.self)
+        guard let original = attributes[CTA_TUPLE_ORIG.rawValue], let back = attributes[CTA_TUPLE_REPLY.rawValue],
+            let transport = original.nested[CTA_TUPLE_PROTO.rawValue]?.nested[CTA_PROTO_NUM.rawValue],
+            let number = transport.integer(UInt8.self),
+            let destination = original.nested[CTA_TUPLE_IP.rawValue]?.nested[
+                (family == .v4 ? CTA_IP_V4_DST : CTA_IP_V6_DST).rawValue]?.address,
+            let answerer = back.nested[CTA_TUPLE_IP.rawValue]?.nested[
+                (family == .v4 ? CTA_IP_V4_SRC : CTA_IP_V6_SRC).rawValue]?.address
+        else { return nil }
+        self.family = family
+        self.transport = number
+        self.destination = destination
+        self.answerer = answerer
+        destinationPort = original.nested[CTA_TUPLE_PROTO.rawValue]?.nested[CTA_PROTO_DST_PORT.rawValue]?
+            .integer(UInt16.self).map(UInt16.init(bigEndian:))
+        self.original = Array(original.bytes)
+        id = attributes[CTA_ID.rawValue].map { Array($0.bytes) }
+        zone = attributes[CTA_ZONE.rawValue].map { Array($0.bytes) }
+    }
+
+    func agrees(with filter: ConnectionFilter) -> Bool {
+        filter.transport == transport && [nil, destination].contains(filter.destination)
+            && [nil, answerer].contains(filter.answerer)
+            && (filter.destinationPort == nil || filter.destinationPort == destinationPort)
     }
 }
 
@@ -48,6 +107,23 @@ private enum TuplePart {
 }
 
 extension NetlinkMessage {
+    fileprivate static func connections(_ family: IPFamily) -> NetlinkMessage {
+        let type = Int(NFNL_SUBSYS_CTNETLINK) << 8 | Int(IPCTNL_MSG_CT_GET.rawValue)
+        var message = NetlinkMessage("read connections", type: type)
+        message.put(nfgenmsg(nfgen_family: family.socketFamily, version: UInt8(NFNETLINK_V0), res_id: 0))
+        return message
+    }
+
+    fileprivate static func forget(_ connection: Connection) -> NetlinkMessage {
+        let type = Int(NFNL_SUBSYS_CTNETLINK) << 8 | Int(IPCTNL_MSG_CT_DELETE.rawValue)
+        var message = NetlinkMessage("forget a connection", type: type)
+        message.put(nfgenmsg(nfgen_family: connection.family.socketFamily, version: UInt8(NFNETLINK_V0), res_id: 0))
+        message.put(Int(CTA_TUPLE_ORIG.rawValue) | Int(NLA_F_NESTED), bytes: connection.original)
+        if let id = connection.id { message.put(CTA_ID.rawValue, bytes: id) }
+        if let zone = connection.zone { message.put(CTA_ZONE.rawValue, bytes: zone) }
+        return message
+    }
+
     fileprivate static func forget(_ filter: ConnectionFilter) -> NetlinkMessage {
         let type = Int(NFNL_SUBSYS_CTNETLINK) << 8 | Int(IPCTNL_MSG_CT_DELETE.rawValue)
         var message = NetlinkMessage("forget connections", type: type)

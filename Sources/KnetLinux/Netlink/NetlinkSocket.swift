@@ -77,7 +77,8 @@ public final class NetlinkSocket {
         var refusal: SystemError?
         var isAnswered = false
         while true {
-            let count = recv(mnl_socket_get_fd(socket), receiveBuffer.baseAddress, receiveBuffer.count, Int32(MSG_DONTWAIT))
+            let count = recv(
+                mnl_socket_get_fd(socket), receiveBuffer.baseAddress, receiveBuffer.count, Int32(MSG_DONTWAIT))
             if count < 0 {
                 if errno == EINTR { continue }
                 if errno == EAGAIN, isAnswered { break }
@@ -85,9 +86,13 @@ public final class NetlinkSocket {
             }
             let datagram = UnsafeRawBufferPointer(rebasing: receiveBuffer[..<count])
             try? Self.visit(datagram) { reply in
-                guard reply.type == Int(NLMSG_ERROR), let (number, detail) = Self.outcome(of: reply) else { return true }
+                guard reply.type == Int(NLMSG_ERROR), let (number, detail) = Self.outcome(of: reply) else {
+                    return true
+                }
                 isAnswered = true
-                if number != 0, refusal == nil { refusal = SystemError("change elements", errno: number, detail: detail) }
+                if number != 0, refusal == nil {
+                    refusal = SystemError("change elements", errno: number, detail: detail)
+                }
                 return true
             }
         }

@@ -129,7 +129,9 @@ private struct NftablesBatch {
 
     init(table: String) {
         self.table = table
-        message(Int(NFNL_MSG_BATCH_BEGIN), flags: 0, family: UInt8(AF_UNSPEC), resource: UInt16(NFNL_SUBSYS_NFTABLES)) { _ in }
+        message(Int(NFNL_MSG_BATCH_BEGIN), flags: 0, family: UInt8(AF_UNSPEC), resource: UInt16(NFNL_SUBSYS_NFTABLES)) {
+            _ in
+        }
     }
 
     mutating func append(_ elements: [SetElement], of set: String, isRemoval: Bool) {
@@ -168,9 +170,14 @@ private struct NftablesBatch {
     /// The transaction, whose last request asks for an acknowledgement.
     consuming func finished() -> [UInt8] {
         let flags = UInt16(NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK)
-        let isAddition = bytes[last + 6] & UInt8(NLM_F_REQUEST) != 0 && bytes[last + 7] & UInt8(UInt16(NLM_F_CREATE) >> 8) != 0
-        withUnsafeBytes(of: isAddition ? flags : flags & ~UInt16(NLM_F_CREATE)) { bytes.replaceSubrange(last + 6..<last + 8, with: $0) }
-        message(Int(NFNL_MSG_BATCH_END), flags: 0, family: UInt8(AF_UNSPEC), resource: UInt16(NFNL_SUBSYS_NFTABLES)) { _ in }
+        let isAddition =
+            bytes[last + 6] & UInt8(NLM_F_REQUEST) != 0 && bytes[last + 7] & UInt8(UInt16(NLM_F_CREATE) >> 8) != 0
+        withUnsafeBytes(of: isAddition ? flags : flags & ~UInt16(NLM_F_CREATE)) {
+            bytes.replaceSubrange(last + 6..<last + 8, with: $0)
+        }
+        message(Int(NFNL_MSG_BATCH_END), flags: 0, family: UInt8(AF_UNSPEC), resource: UInt16(NFNL_SUBSYS_NFTABLES)) {
+            _ in
+        }
         return bytes
     }
 

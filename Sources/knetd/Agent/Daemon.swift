@@ -61,7 +61,8 @@ final class Daemon: ServiceLifecycle.Service {
             metrics: metrics, logger: logger)
         current = Mutex(
             try Self.generation(
-                configuration, allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, logger: logger))
+                configuration, allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, logger: logger)
+        )
         if allocations.voidedByReboot > 0 {
             logger.notice(
                 "allocations of an earlier boot are void",

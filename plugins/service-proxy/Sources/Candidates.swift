@@ -56,7 +56,8 @@ struct Candidates {
         let candidate = Candidate(
             backend: backend, isReady: ready, isServing: endpoint.conditions?.serving ?? ready,
             isTerminating: endpoint.conditions?.terminating ?? false, node: endpoint.nodeName,
-            zoneHints: (endpoint.hints?.forZones ?? []).map(\.name), nodeHints: (endpoint.hints?.forNodes ?? []).map(\.name))
+            zoneHints: (endpoint.hints?.forZones ?? []).map(\.name),
+            nodeHints: (endpoint.hints?.forNodes ?? []).map(\.name))
         if let other = byPort[key]?[backend], other.isReady || !ready { return }
         byPort[key, default: [:]][backend] = candidate
     }

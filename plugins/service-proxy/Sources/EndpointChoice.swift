@@ -50,7 +50,8 @@ struct EndpointChoice {
     private static func reason(_ candidate: Candidate) -> String {
         if candidate.isReady { return "its hints are for other zones or nodes" }
         if candidate.isTerminating {
-            return candidate.isServing ? "it is terminating, and others are ready" : "it is terminating and does not serve"
+            return candidate.isServing
+                ? "it is terminating, and others are ready" : "it is terminating and does not serve"
         }
         return "it is not ready"
     }

@@ -46,7 +46,9 @@ struct Balancer: Hashable, Sendable, Comparable, CustomStringConvertible {
 
     init?(_ text: some StringProtocol) {
         let parts = text.split(separator: "_")
-        guard parts.count == 2, let method = Method(rawValue: String(parts[0])), let size = Int(parts[1]) else { return nil }
+        guard parts.count == 2, let method = Method(rawValue: String(parts[0])), let size = Int(parts[1]) else {
+            return nil
+        }
         self.init(method, size)
     }
 }

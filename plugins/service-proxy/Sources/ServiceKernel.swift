@@ -72,7 +72,8 @@ public final class ServiceKernel: Sendable {
     }
 
     private static func uses(of frontends: [Frontend]) -> [SetName: Int] {
-        frontends.reduce(into: [:]) { uses, frontend in for set in frontend.optionalSets { uses[set, default: 0] += 1 } }
+        frontends.reduce(into: [:]) { uses, frontend in for set in frontend.optionalSets { uses[set, default: 0] += 1 }
+        }
     }
 
     // MARK: Writing

@@ -24,10 +24,12 @@ public final class ServiceProxy: Plugin {
         fields: [
             Field(
                 "nodePortAddresses", .list(of: .text(.cidr)), default: [],
-                "Blocks of this node's addresses where node ports are served; []: at the address towards other nodes alone."),
+                "Blocks of this node's addresses where node ports are served; []: at the address towards other nodes alone."
+            ),
             Field(
                 "serviceCIDRs", .list(of: .text(.cidr)), default: [],
-                "Ranges of ClusterIPs: packets to an address there that no Service has are dropped. []: they take their way."),
+                "Ranges of ClusterIPs: packets to an address there that no Service has are dropped. []: they take their way."
+            ),
         ])
 
     public let name = ServiceProxy.settings.name
@@ -55,7 +57,8 @@ public final class ServiceProxy: Plugin {
         let primary = local.uplinks.values.map(\.address).sorted()
         let addresses =
             options.nodePortAddresses.isEmpty
-            ? primary : local.addresses.filter { address in options.nodePortAddresses.contains { $0.contains(address) } }
+            ? primary
+            : local.addresses.filter { address in options.nodePortAddresses.contains { $0.contains(address) } }
         return Viewpoint(node: local.name, zone: zone, nodePortAddresses: addresses)
     }
 

@@ -103,10 +103,16 @@ struct ServiceTable {
 
     private var hooks: String {
         let own = rules.ranges.map { "\(Self.keyword($0.family)) saddr \($0) goto services" }
-        let families = Self.kinds.map { (Self.frontend($0.transport, $0.family), "\($0.transport.rawValue)\($0.family.rawValue)") }
+        let families = Self.kinds.map {
+            (Self.frontend($0.transport, $0.family), "\($0.transport.rawValue)\($0.family.rawValue)")
+        }
         let services = families.map { "\($0) @services_\($1) goto \($1)" }
         let external = families.map { "\($0) @external_\($1) goto external_\($1)" }
-        let refused = IPFamily.allCases.map { "\(Self.keyword($0)) daddr @cluster_ips\($0.rawValue) \(Self.reject($0))" }
+        // A reset reaches a client that is still in connect(2), which an ICMP error may not: the socket is locked then.
+        let refused = IPFamily.allCases.flatMap { family in
+            let isOurs = "\(Self.keyword(family)) daddr @cluster_ips\(family.rawValue)"
+            return ["\(isOurs) meta l4proto tcp reject with tcp reset", "\(isOurs) \(Self.reject(family))"]
+        }
         let unused = rules.serviceRanges.map { "\(Self.keyword($0.family)) daddr \($0) drop" }
         let chains = [
             Self.chain(
@@ -115,7 +121,8 @@ struct ServiceTable {
             Self.chain("output", ["type nat hook output priority -101; policy accept;", "goto services"]),
             Self.chain("services", services + refused + unused),
             Self.chain(
-                "postrouting", ["type nat hook postrouting priority srcnat - 1; policy accept;"] + remember + masquerade),
+                "postrouting", ["type nat hook postrouting priority srcnat - 1; policy accept;"] + remember + masquerade
+            ),
             Self.chain("input", ["type nat hook input priority 99; policy accept;"] + remember),
         ]
         return chains.joined(separator: "\n") + "\n"
@@ -142,7 +149,9 @@ struct ServiceTable {
 
     /// As nft prints a time: `1d2h3m4s`.
     static func duration(_ seconds: Int) -> String {
-        let parts = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")]
+        let parts = [
+            (seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s"),
+        ]
         return parts.filter { $0.0 > 0 }.map { "\($0.0)\($0.1)" }.joined()
     }
 

@@ -42,11 +42,14 @@ enum SetRole: Hashable, Sendable, CustomStringConvertible {
         let fixed = Self.permanent + [.affinity]
         if let role = fixed.first(where: { $0.description == text }) {
             self = role
-        } else if let seconds = text.split(separator: "_").last, text == "affine_\(seconds)", let number = Int(seconds) {
+        } else if let seconds = text.split(separator: "_").last, text == "affine_\(seconds)", let number = Int(seconds)
+        {
             self = .affine(number)
         } else if let balancer = Balancer(text) {
             self = .balancer(.cluster, balancer)
-        } else if text.hasPrefix(View.external.prefix), let balancer = Balancer(text.dropFirst(View.external.prefix.count)) {
+        } else if text.hasPrefix(View.external.prefix),
+            let balancer = Balancer(text.dropFirst(View.external.prefix.count))
+        {
             self = .balancer(.external, balancer)
         } else {
             return nil
@@ -83,7 +86,8 @@ struct SetName: Hashable, Sendable, CustomStringConvertible {
     init?(_ text: some StringProtocol) {
         guard let underscore = text.lastIndex(of: "_"), let role = SetRole(text[..<underscore]) else { return nil }
         let tail = text[text.index(after: underscore)...]
-        guard let transport = Transport(rawValue: String(tail.dropLast())), let version = tail.last, "46".contains(version)
+        guard let transport = Transport(rawValue: String(tail.dropLast())), let version = tail.last,
+            "46".contains(version)
         else { return nil }
         self.init(role, transport, isIPv6: version == "6")
     }

@@ -38,7 +38,9 @@ enum Slots {
     /// and Reliable Software Network Load Balancer", NSDI 2016, 3.4. With a power of two any odd step visits all slots.
     private static func consistent(_ backends: Set<Backend>, _ method: Balancer.Method) -> Table {
         let size = max(64, powerOfTwo(atLeast: backends.count * 8))
-        let ranked = rank(backends).map { (start: $0.hash >> 32, step: ($0.hash & 0xFFFF_FFFF) | 1, backend: $0.backend) }
+        let ranked = rank(backends).map {
+            (start: $0.hash >> 32, step: ($0.hash & 0xFFFF_FFFF) | 1, backend: $0.backend)
+        }
         var slots: [UInt32: Backend] = [:]
         slots.reserveCapacity(size)
         var next = [UInt64](repeating: 0, count: ranked.count)

@@ -1,7 +1,7 @@
 import KnetCore
 import KnetLinux
-import Testing
 import TestSupport
+import Testing
 
 @testable import ServiceProxyPlugin
 
@@ -15,13 +15,16 @@ import TestSupport
     }
 
     private let rules = ServiceRules(
-        ranges: [CIDR("10.42.1.0/24"), CIDR("fd42:0:0:1::/64")].compactMap { $0 }, serviceRanges: [CIDR("10.96.0.0/12")!])
+        ranges: [CIDR("10.42.1.0/24"), CIDR("fd42:0:0:1::/64")].compactMap { $0 },
+        serviceRanges: [CIDR("10.96.0.0/12")!])
 
     private func backends(_ count: Int, _ first: UInt32 = 1) -> Set<Backend> {
         Set((0..<UInt32(count)).map { Backend(address: .v4(0x0A2A_0100 + first + $0), port: 8080) })
     }
 
-    private func frontend(_ text: String, _ backends: Set<Backend>, method: Balancer.Method = .random, more: [Fact] = [])
+    private func frontend(
+        _ text: String, _ backends: Set<Backend>, method: Balancer.Method = .random, more: [Fact] = []
+    )
         -> Frontend
     {
         let table = Slots.table(backends, method)
@@ -34,7 +37,9 @@ import TestSupport
     @Test func whatIsWrittenIsReadBack() throws {
         try inNamespace { kernel, nftables in
             let v6 = Set([Backend(address: IPAddress("fd42:0:0:1::5")!, port: 443)])
-            let sources: [Fact] = [.member(.restricted), .source(CIDR("192.168.0.0/16")!), .source(CIDR("10.1.2.3/32")!)]
+            let sources: [Fact] = [
+                .member(.restricted), .source(CIDR("192.168.0.0/16")!), .source(CIDR("10.1.2.3/32")!),
+            ]
             let entries: [ServiceEntry] = [
                 .rules(rules), .clusterIP(IPAddress("10.96.0.1")!), .hairpin(IPAddress("10.42.1.5")!),
                 .hairpin(IPAddress("fd42:0:0:1::5")!),
