@@ -48,9 +48,9 @@ test: setup ## Run all tests on this machine's kernel; as root, or what needs ro
 	SWIFT=$(SWIFT) Tests/run.sh
 	Tests/example-plugin.sh
 
-nightly: setup ## The random tests at length: 10,000 runs against a server that misbehaves
+nightly: setup ## The random tests at length: 10,000 runs against a server that misbehaves, and of services
 	$(SWIFT) build --build-tests
-	KNETD_RANDOM_RUNS=10000 SWIFT=$(SWIFT) Tests/run.sh --filter FollowTests
+	KNETD_RANDOM_RUNS=10000 SWIFT=$(SWIFT) Tests/run.sh --filter "FollowTests|RandomTests"
 
 proto: ## Make the API's messages anew from the reduced .proto; needs Debian's protobuf-compiler
 	$(SWIFT) build --scratch-path .build-proto --package-path .build/checkouts/swift-protobuf --product protoc-gen-swift

@@ -25,9 +25,9 @@ enum Plugins {
         #if ServiceProxy
             all.append(
                 PluginEntry(ServiceProxy.settings, needs: ServiceProxy.needs, remove: ServiceKernel.remove) {
-                    .plugin(
-                        ServiceProxy(try $0.decode(), kernel: try ServiceKernel(nftables: $1.nftables, pool: $1.pool)),
-                        table: ServiceKernel.table)
+                    let kernel = try ServiceKernel(nftables: $1.nftables, pool: $1.pool)
+                    let proxy = ServiceProxy(try $0.decode(), kernel: kernel)
+                    return .plugin(proxy, table: ServiceKernel.table, service: proxy)
                 })
         #endif
         return all
@@ -41,7 +41,7 @@ struct PluginEntry: Sendable {
     enum Made {
         case dataplane(any Dataplane)
         /// - Parameter table: the name of its nftables table; changes of others do not concern it.
-        case plugin(any Plugin, table: String)
+        case plugin(any Plugin, table: String, service: any PluginService)
     }
 
     /// What a plugin may be made of.

@@ -323,6 +323,54 @@ import Testing
         }
     }
 
+    @Test func loadBalancersLearnWhetherTheNodeHasEndpoints() throws {
+        try withServices { stage in
+            let spec: [String: JSONValue] = [
+                "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32_000,
+            ]
+            try stage.put([Stage.service("web", 1, spec)] + stage.slices("web", [.init(pod: "a")]))
+            try stage.waitFor(1) { $0.server != nil }
+            func status(_ node: String, port: UInt16, _ path: String = "/") throws -> String {
+                let address = try stage.address(node, .v4)
+                let page = try stage.playground.namespace("outside").run {
+                    (try? HTTP.get("\(address)", port: port, path)) ?? ""
+                }
+                return String(page.prefix { $0 != "\r\n" })
+            }
+            try eventually(within: 3) { try status("node1", port: 32_000) == "HTTP/1.1 200 OK" }
+            try eventually(within: 3) { try status("node2", port: 32_000) == "HTTP/1.1 503 Service Unavailable" }
+            for path in ["/healthz", "/livez"] {
+                #expect(try status("node1", port: 10_256, path) == "HTTP/1.1 200 OK")
+            }
+            // The endpoint moves to the other node.
+            try stage.put([Stage.service("web", 1, spec)] + stage.slices("web", [.init(pod: "b")]))
+            try eventually(within: 3) { try status("node1", port: 32_000) == "HTTP/1.1 503 Service Unavailable" }
+            try eventually(within: 3) { try status("node2", port: 32_000) == "HTTP/1.1 200 OK" }
+        }
+    }
+
+    @Test func theCommandShowsWhatTheKernelHolds() throws {
+        try withServices { stage in
+            try stage.put(
+                [Stage.service("web", 1, ["sessionAffinity": "Sometimes"]), Stage.service("empty", 2)]
+                    + stage.slices("web", [.init(pod: "a"), .init(pod: "b", conditions: ["ready": false])]))
+            try stage.waitFor(1) { $0.server != nil }
+            let config = stage.playground.configurationPath("node1")
+            let text = try knetd("services", "--config", config).output
+            let a = try stage.address("a", .v4)
+            let b = try stage.address("b", .v4)
+            #expect(text.contains("default/web  ClusterIP"))
+            #expect(text.contains("TCP 10.96.0.1:80  → \(a):7007\n"))
+            #expect(text.contains("\(b):7007  is not used: it is not ready"))
+            #expect(text.contains("! spec.sessionAffinity: \"Sometimes\" is neither ClientIP nor None"))
+            #expect(text.contains("TCP 10.96.0.2:80  → nobody"))
+            let one = try knetd("services", "default/empty", "--json", "--config", config).output
+            #expect(one.contains("\"empty\"") && !one.contains("\"web\""))
+            let unknown = try knetd("services", "wep", "--config", config)
+            #expect(unknown.status == 1 && unknown.errors.contains("did you mean web?"))
+        }
+    }
+
     @Test func datagramsLeaveAnEndpointThatIsGone() throws {
         try withServices { stage in
             let ports: [JSONValue] = [["port": 53, "protocol": "UDP"]]

@@ -4,6 +4,8 @@
 public enum AgentRequest: Sendable, Codable {
     case cni(CNIRequest)
     case status
+    /// What a plugin has to tell of one of its objects, or of all.
+    case describe(plugin: String, name: String?)
 }
 
 public struct AgentReply: Sendable, Codable {

@@ -48,6 +48,8 @@ public enum NetlinkMonitor {
         _ notify: @escaping @Sendable (Set<KernelEvent>) -> Void
     ) throws {
         let descriptor = try open(bus, groups: groups, receiveBuffer)
+        // Without this, a load of many elements would fill the buffer with what need not be heard.
+        if bus == NETLINK_NETFILTER { try ignore(pool.known, descriptor.number) }
         try DedicatedThread.start(name: "knetd-monitor") {
             let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 16, alignment: 8)
             while true {
@@ -66,6 +68,28 @@ public enum NetlinkMonitor {
                     return true
                 }
                 if !events.isEmpty { notify(events) }
+            }
+        }
+    }
+
+    /// Has the kernel keep messages from these ports back. A datagram has messages of one transaction, so of one port.
+    private static func ignore(_ ports: Set<UInt32>, _ descriptor: Int32) throws {
+        let port = sock_filter(code: UInt16(BPF_LD | BPF_W | BPF_ABS), jt: 0, jf: 0, k: 12)
+        let ports = Array(ports.prefix(200))
+        // Words are read in network order.
+        let tests = ports.enumerated().map { index, port in
+            sock_filter(
+                code: UInt16(BPF_JMP | BPF_JEQ | BPF_K), jt: UInt8(ports.count - index), jf: 0, k: port.bigEndian)
+        }
+        let (all, none) = (
+            sock_filter(code: UInt16(BPF_RET), jt: 0, jf: 0, k: .max),
+            sock_filter(code: UInt16(BPF_RET), jt: 0, jf: 0, k: 0)
+        )
+        var program = [port] + tests + [all, none]
+        try program.withUnsafeMutableBufferPointer { filter in
+            var program = sock_fprog(len: UInt16(filter.count), filter: filter.baseAddress)
+            _ = try syscall("attach socket filter") {
+                setsockopt(descriptor, SOL_SOCKET, SO_ATTACH_FILTER, &program, socklen_t(MemoryLayout<sock_fprog>.size))
             }
         }
     }

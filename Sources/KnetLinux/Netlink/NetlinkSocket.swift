@@ -290,5 +290,8 @@ public final class NetlinkPool: Sendable {
     /// Counts the socket of somebody else in this process, such as a library's, among the pool's.
     public func adopt(port: UInt32) { contents.withLock { _ = $0.ports.insert(port) } }
 
+    /// All ports so far.
+    var known: Set<UInt32> { contents.withLock { $0.ports } }
+
     public func owns(port: UInt32) -> Bool { contents.withLock { $0.ports.contains(port) } }
 }

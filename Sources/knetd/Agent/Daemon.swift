@@ -214,11 +214,26 @@ final class Daemon: ServiceLifecycle.Service {
             case .status:
                 reply = AgentReply(
                     succeeded: true, body: try await blocking { [self] in try JSONValue(encoding: status()) })
+            case .describe(let plugin, let name):
+                reply = await describe(plugin, name)
             }
         } catch {
             reply = AgentReply(succeeded: false, body: ["msg": .string("request not understood: \(error)")])
         }
         return (try? JSONEncoder().encode(reply)) ?? Data()
+    }
+
+    private func describe(_ plugin: String, _ name: String?) async -> AgentReply {
+        let generation = generation
+        do {
+            guard let service = generation.services[plugin] else {
+                throw DescriptionRefused("plugins.\(plugin) is not enabled in this knetd's configuration")
+            }
+            let body = try await blocking { try service.describe(name, in: generation.state.current) }
+            return AgentReply(succeeded: true, body: body)
+        } catch {
+            return AgentReply(succeeded: false, body: ["msg": .string("\(error)")])
+        }
     }
 
     private func status() throws -> StatusReport {
@@ -263,6 +278,11 @@ final class StateLock: Sendable {
             throw SystemError("lock \(directory)", errno: errno, detail: "another knetd runs with this state directory")
         }
     }
+}
+
+private struct DescriptionRefused: Error, CustomStringConvertible {
+    let description: String
+    init(_ description: String) { self.description = description }
 }
 
 private struct ReloadRefused: Error, CustomStringConvertible {

@@ -26,6 +26,10 @@ final class Generation: Sendable {
     }
 
     private let followers: [Follower]
+    /// What plugins offer beside the kernel, by their names.
+    let services: [String: any PluginService]
+    private let servers: [String: PluginServers]
+
     private let reader: LocalNodeReader
     private let pool: NetlinkPool
     private let kernel: NetworkKernel
@@ -56,6 +60,8 @@ final class Generation: Sendable {
 
         var dataplane: DataplanePlugin?
         var followers: [Follower] = []
+        var services: [String: any PluginService] = [:]
+        var servers: [String: PluginServers] = [:]
         var needs = Self.askedFor
         for plugin in Plugins.all {
             guard let settings = configuration.plugins[plugin.settings.name] else {
@@ -72,17 +78,23 @@ final class Generation: Sendable {
                         // Tables of other plugins are theirs.
                         if case .nftables(let table) = event { NetworkKernel.plainTables.contains(table) } else { true }
                     })
-            case .plugin(let plugin, let table):
+            case .plugin(let plugin, let table, let service):
+                let reconciler = Self.reconciler(plugin, state, configuration, logger)
                 followers.append(
-                    Follower(reconciler: Self.reconciler(plugin, state, configuration, logger)) {
-                        $0 == .nftables(table: table) || $0 == .lost
-                    })
+                    Follower(reconciler: reconciler) { $0 == .nftables(table: table) || $0 == .lost })
+                services[plugin.name] = service
+                servers[plugin.name] = PluginServers(
+                    service, state: state,
+                    isHealthy: { reconciler.report.isInForce && reconciler.report.otherFaults.isEmpty },
+                    logger: logger)
             }
         }
         self.dataplane = dataplane
         let reconcilers = followers.map(\.reconciler)
         withoutOffload = dataplane?.dataplane.triesChecksumOffload == true ? try kernel.devicesWithoutOffload() : []
         self.followers = followers
+        self.services = services
+        self.servers = servers
         source = Self.source(
             configuration, needs: needs, nodeName: nodeName, dataplane: dataplane, reconcilers: reconcilers,
             store: state, logger: logger)
@@ -135,6 +147,7 @@ final class Generation: Sendable {
             group.addTask { await self.source.run() }
             group.addTask { await self.followLocalNode() }
             for reconciler in reconcilers { group.addTask { await reconciler.run() } }
+            for server in servers.values { group.addTask { await server.run() } }
             if let watch = offloadWatch { group.addTask { await watch.run() } }
         }
     }
@@ -217,6 +230,9 @@ final class Generation: Sendable {
             localFault.withLock { $0 = "\(error)" }
         }
     }
+
+    /// What is wrong with a plugin's servers.
+    func serverFaults(of plugin: String) -> [String] { servers[plugin]?.faults ?? [] }
 
     /// Why pods cannot be attached; empty where they can.
     var obstacles: [String] {

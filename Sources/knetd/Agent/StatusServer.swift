@@ -6,17 +6,7 @@ import NIOPosix
 
 /// Serves `/healthz`, `/readyz` and `/metrics` over HTTP.
 final class StatusServer: Sendable {
-    struct Response: Sendable {
-        let status: Int
-        let text: String
-        let type: String
-
-        init(status: Int, text: String, type: String = "text/plain; charset=utf-8") {
-            self.status = status
-            self.text = text
-            self.type = type
-        }
-    }
+    typealias Response = WebPage
 
     private let channels: [any Channel]
 
@@ -86,6 +76,7 @@ final class StatusServer: Sendable {
         private func write(_ response: Response, to head: HTTPRequestHead, _ context: ChannelHandlerContext) {
             var headers = HTTPHeaders()
             headers.add(name: "Content-Type", value: response.type)
+            for (name, value) in response.headers { headers.add(name: name, value: value) }
             headers.add(name: "Content-Length", value: "\(response.text.utf8.count)")
             let answer = HTTPResponseHead(
                 version: head.version, status: .init(statusCode: response.status), headers: headers)
@@ -106,7 +97,6 @@ final class StatusServer: Sendable {
 struct AddressUnavailable: Error, CustomStringConvertible {
     let endpoint: Endpoint
     let reason: String
-    var description: String {
-        "cannot listen on \(endpoint): \(reason); another program may have it: change agent.statusAddresses, or set it to []"
-    }
+    var cause: String { "cannot listen on \(endpoint): \(reason); another program may have it" }
+    var description: String { "\(cause): change agent.statusAddresses, or set it to []" }
 }

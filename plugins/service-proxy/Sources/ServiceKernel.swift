@@ -46,25 +46,32 @@ public final class ServiceKernel: Sendable {
         }
         let listing = TableListing(text)
         let declared = Set(listing.sets.compactMap { SetName($0) }.filter(\.role.isOptional))
-        var frontends: [FrontendID: [Fact]] = [:]
-        var entries: [ServiceEntry] = []
-        for set in listing.sets {
-            if let name = SetName(set) {
-                if name.role == .affinity { continue }
-                for element in try elements.read(set) {
-                    if let (id, fact) = ElementForm.fact(element, of: name) { frontends[id, default: []].append(fact) }
-                }
-            } else {
-                entries += try elements.read(set).compactMap { ElementForm.entry($0, of: set) }
-            }
+        let entries = try listing.sets.filter { SetName($0) == nil }.flatMap { set in
+            try elements.read(set).compactMap { ElementForm.entry($0, of: set) }
         }
-        let found = frontends.map { Frontend(id: $0.key, facts: $0.value) }
+        let found = try frontends(listing)
         let uses = Self.uses(of: found)
         let rules = listing.rules.flatMap { isOurs(text, ServiceTable($0, optional: declared).listing) ? $0 : nil }
         state.withLock { $0 = State(rules: rules, declared: declared, uses: uses) }
         // What is not used any more goes with a rewrite.
         let isTidy = declared.isSubset(of: uses.keys)
         return [.rules(isTidy ? rules : nil)] + entries + found.map(ServiceEntry.frontend)
+    }
+
+    /// What the kernel holds, by address and port.
+    func frontends() throws -> [FrontendID: Frontend] {
+        guard let text = try nftables.list(table: ServiceTable.name) else { return [:] }
+        return Dictionary(uniqueKeysWithValues: try frontends(TableListing(text)).map { ($0.id, $0) })
+    }
+
+    private func frontends(_ listing: TableListing) throws -> [Frontend] {
+        var facts: [FrontendID: [Fact]] = [:]
+        for name in listing.sets.compactMap({ SetName($0) }) where name.role != .affinity {
+            for element in try elements.read("\(name)") {
+                if let (id, fact) = ElementForm.fact(element, of: name) { facts[id, default: []].append(fact) }
+            }
+        }
+        return facts.map { Frontend(id: $0.key, facts: $0.value) }
     }
 
     private func isOurs(_ listed: String, _ written: String) -> Bool {

@@ -1,21 +1,25 @@
 import HashTreeCollections
 public import KnetCore
-public import KnetLinux
 import Synchronization
 
 /// Services as kube-proxy serves them, by one nftables table whose rules do not depend on how many there are: every
 /// Service is elements of sets.
-public final class ServiceProxy: Plugin {
+public final class ServiceProxy: Plugin, PluginService {
     /// `plugins.serviceProxy` in the configuration.
     public struct Settings: Codable, Sendable, Equatable {
         /// Blocks of this node's addresses where node ports are served; empty: at the address towards the other nodes.
         public let nodePortAddresses: [CIDR]
         /// Ranges of ClusterIPs.
         public let serviceCIDRs: [CIDR]
+        /// Where `/healthz` and `/livez` of the proxy are served; empty: nowhere.
+        public let healthzAddress: String
 
-        public init(nodePortAddresses: [CIDR] = [], serviceCIDRs: [CIDR] = []) {
+        public init(
+            nodePortAddresses: [CIDR] = [], serviceCIDRs: [CIDR] = [], healthzAddress: String = ""
+        ) {
             self.nodePortAddresses = nodePortAddresses
             self.serviceCIDRs = serviceCIDRs
+            self.healthzAddress = healthzAddress
         }
     }
 
@@ -30,6 +34,9 @@ public final class ServiceProxy: Plugin {
                 "serviceCIDRs", .list(of: .text(.cidr)), default: [],
                 "Ranges of ClusterIPs: packets to an address there that no Service has are dropped. []: they take their way."
             ),
+            Field(
+                "healthzAddress", .either([.text(.endpoint), .text(.oneOf([""]))]), default: "[::]:10256",
+                "Where /healthz and /livez of the proxy are served, as kube-proxy does; \"\": nowhere."),
         ])
 
     public let name = ServiceProxy.settings.name
@@ -38,6 +45,7 @@ public final class ServiceProxy: Plugin {
 
     private let options: Settings
     private let kernel: ServiceKernel
+    private let health: ServiceHealth
     private let seen = Mutex(Seen())
 
     /// What all services were last planned with.
@@ -48,6 +56,21 @@ public final class ServiceProxy: Plugin {
     public init(_ settings: Settings, kernel: ServiceKernel) {
         options = settings
         self.kernel = kernel
+        health = ServiceHealth(address: Endpoint(settings.healthzAddress))
+    }
+
+    public func servers(
+        in state: ClusterState, isHealthy: @escaping @Sendable () -> Bool
+    ) -> [Endpoint: @Sendable (String) -> WebPage] {
+        let isLeaving = state.local.flatMap { state.nodes[.node($0.name)] }?.metadata.isTerminating == true
+        return health.servers(isEligible: !isLeaving, isHealthy: isHealthy)
+    }
+
+    public func describe(_ name: String?, in state: ClusterState) throws -> JSONValue {
+        guard let viewpoint = viewpoint(state) else {
+            throw ServiceDescription.Unknown(description: "the cluster's Services have not been read yet")
+        }
+        return try ServiceDescription.all(name, in: state, from: viewpoint, kernel: kernel.frontends())
     }
 
     /// - Returns: `nil` while not everything is known: services without their endpoints would be refused.
@@ -81,8 +104,12 @@ public final class ServiceProxy: Plugin {
             ]
         case .attachment: return (state.attachments[key]?.addresses ?? []).map(ServiceEntry.hairpin)
         case .service:
-            guard let service = state.services[key], let viewpoint = viewpoint(state) else { return [] }
+            guard let service = state.services[key], let viewpoint = viewpoint(state) else {
+                health.note(key, nil, nil)
+                return []
+            }
             let plan = ServicePlan(service, slices: state.slices(of: key), from: viewpoint)
+            health.note(key, service, plan)
             let entries =
                 plan.clusterIPs.map(ServiceEntry.clusterIP)
                 + plan.frontends.sorted { $0.key < $1.key }.map { ServiceEntry.frontend($0.value) }

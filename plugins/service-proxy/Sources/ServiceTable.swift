@@ -1,4 +1,4 @@
-public import KnetCore
+import KnetCore
 
 /// What the rules depend on beside the sets that they use.
 public struct ServiceRules: Hashable, Sendable {

@@ -16,7 +16,7 @@ import Testing
 
     private let rules = ServiceRules(
         ranges: [CIDR("10.42.1.0/24"), CIDR("fd42:0:0:1::/64")].compactMap { $0 },
-        serviceRanges: [CIDR("10.96.0.0/12")!])
+        serviceRanges: [CIDR("10.96.0.0/12")].compactMap { $0 })
 
     private func backends(_ count: Int, _ first: UInt32 = 1) -> Set<Backend> {
         Set((0..<UInt32(count)).map { Backend(address: .v4(0x0A2A_0100 + first + $0), port: 8080) })
@@ -29,14 +29,14 @@ import Testing
     {
         let table = Slots.table(backends, method)
         return Frontend(
-            id: FrontendID(transport: .tcp, address: IPAddress(text)!, port: 80),
+            id: FrontendID(transport: .tcp, address: IPAddress(text) ?? .v4(0), port: 80),
             facts: [.member(.services), .member(.balancer(.cluster, table.balancer))] + more
                 + table.slots.map { .slot(.cluster, $0.key, $0.value) })
     }
 
     @Test func whatIsWrittenIsReadBack() throws {
         try inNamespace { kernel, nftables in
-            let v6 = Set([Backend(address: IPAddress("fd42:0:0:1::5")!, port: 443)])
+            let v6 = Set([Backend(address: try #require(IPAddress("fd42:0:0:1::5")), port: 443)])
             let sources: [Fact] = [
                 .member(.restricted), .source(CIDR("192.168.0.0/16")!), .source(CIDR("10.1.2.3/32")!),
             ]
