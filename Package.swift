@@ -117,7 +117,7 @@ let package = Package(
         .executableTarget(
             name: "knetd-bench",
             dependencies: [
-                "APIDouble", "CMnl", "KnetCore", "KnetKubernetes", "KnetLinux", "KnetPlayground",
+                "APIDouble", "CMnl", "KnetCore", "KnetKubernetes", "KnetLinux", "KnetPlayground", "ServiceProxyPlugin",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),

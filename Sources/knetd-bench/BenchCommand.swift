@@ -86,13 +86,14 @@ struct BenchCommand: ParsableCommand {
 
 /// What `--only` takes.
 enum SectionName: String, CaseIterable, ExpressibleByArgument {
-    case cni, path, start, api
+    case cni, path, start, api, services
 
     static let allValueDescriptions = [
         "cni": "CNI ADD and DEL beside the reference plugins",
         "path": "TCP between pods beside bare veth, bridge, direct routes and Flannel's way",
         "start": "the daemon's start, its memory and its size",
         "api": "what following a large cluster by the API costs",
+        "services": "services from nothing, one changed endpoint, connections, with few services and many",
     ]
 
     func measure(_ stage: Stage) throws -> [Table] {
@@ -101,6 +102,7 @@ enum SectionName: String, CaseIterable, ExpressibleByArgument {
         case .path: try PathSection(stage).measure()
         case .start: try StartSection(stage).measure()
         case .api: try APISection(stage).measure()
+        case .services: try ServicesSection(stage).measure()
         }
     }
 }

@@ -1,0 +1,172 @@
+import FoundationEssentials
+import Glibc
+import KnetCore
+import KnetLinux
+import KnetPlayground
+import Logging
+import ServiceProxyPlugin
+
+/// Measures the service proxy alone, in a namespace of its own: all services from nothing, one endpoint changed, and what a
+/// connection costs, with few services and with many.
+struct ServicesSection {
+    static let direct = "the endpoint itself"
+
+    private let sizes: [Int]
+    private let changes: Int
+    private let connections: Int
+
+    static func name(_ size: Int) -> String { "\(size) services × \(ServiceContents.endpoints)" }
+
+    init(_ stage: Stage) {
+        let quick = stage.options.isQuick
+        sizes = quick ? [10, 100] : [10, 100, 1000, 10_000, 50_000]
+        changes = quick ? 20 : 1000
+        connections = quick ? 50 : 5000
+    }
+
+    private struct Collectors {
+        var cold = Collector()
+        var change = Collector()
+        var work = Collector()
+        var elements = Collector()
+        var memory = Collector()
+        var connect = Collector()
+    }
+
+    func measure() throws -> [Table] {
+        var figures = Collectors()
+        for size in sizes {
+            try Progress.step("services: \(size)")
+            let namespace = try NetworkNamespace.anonymous()
+            let proxy = try namespace.run { () throws -> RunningProxy in
+                try Self.prepare()
+                return try RunningProxy(ServiceContents(services: size))
+            }
+            defer { proxy.stop() }
+            try measure(proxy, Self.name(size), size, namespace, &figures)
+        }
+        return [
+            Table(
+                id: "services.cold", title: "From nothing to all services in force", unit: "ms", rows: figures.cold.rows),
+            Table(
+                id: "services.change", title: "From one changed endpoint in the cluster's state to the kernel", unit: "ms",
+                rows: figures.change.rows),
+            Table(
+                id: "services.work", title: "Processor time of such a change, state and kernel", unit: "ms",
+                rows: figures.work.rows),
+            Table(
+                id: "services.elements", title: "Elements that were sent for it", unit: "", rows: figures.elements.rows),
+            Table(
+                id: "services.memory", title: "Resident memory of this program, state included", unit: "MiB",
+                rows: figures.memory.rows),
+            Table(
+                id: "services.connect", title: "Connect and close through a ClusterIP, on one machine", unit: "µs",
+                rows: figures.connect.rows),
+        ]
+    }
+
+    private func measure(
+        _ proxy: RunningProxy, _ name: String, _ size: Int, _ namespace: NetworkNamespace, _ figures: inout Collectors
+    ) throws {
+        figures.cold.add(name, [try proxy.waitUntilInForce()])
+        for (part, mebibytes) in try Memory.held(by: getpid()) where part == .resident {
+            figures.memory.add(name, [mebibytes])
+        }
+        let before = ProcessUsage.milliseconds
+        var elements: [Double] = []
+        for number in 0..<changes {
+            try Progress.check()
+            let written = KernelWrites.total
+            figures.change.add(name, [try proxy.change(number % size, version: number + 1)])
+            elements.append(Double(KernelWrites.total - written))
+        }
+        figures.work.add(name, [(ProcessUsage.milliseconds - before) / Double(changes)])
+        figures.elements.add(name, elements)
+        let server = try namespace.run { try ConnectServer() }
+        defer { server.stop() }
+        try proxy.serve(ConnectServer.address, port: ConnectServer.port)
+        for _ in 0..<2 {
+            figures.connect.add(
+                "\(Self.direct), beside \(size)",
+                try server.connect(ConnectServer.address, ConnectServer.port, connections, namespace))
+            figures.connect.add(
+                name, try server.connect(ServiceContents.probeAddress, 80, connections, namespace))
+        }
+    }
+
+    /// A node with a way to everywhere, and no sockets that wait for their end.
+    private static func prepare() throws {
+        let socket = try NetlinkSocket()
+        let lo = try NetlinkSocket.index(of: "lo")
+        try socket.request(.changeLink(index: lo, up: true))
+        try socket.request(.addAddress(ConnectServer.address, prefixLength: 32, index: lo))
+        try socket.request(
+            .addRoute(Route(destination: CIDR(containing: .v4(0), prefixLength: 0), index: lo), replacing: true))
+        try Sysctl.write("net/ipv4/tcp_max_tw_buckets", "0")
+    }
+}
+
+/// The plugin and its reconciler over a state of its own.
+final class RunningProxy: Sendable {
+    private let store = StateStore()
+    private let contents: ServiceContents
+    private let reconciler: Reconciler<ServiceProxy>
+    private let task: Task<Void, Never>
+    private let started: ContinuousClock.Instant
+
+    init(_ contents: ServiceContents) throws {
+        self.contents = contents
+        let pool = NetlinkPool()
+        let proxy = ServiceProxy(.init(), kernel: try ServiceKernel(nftables: Nftables(), pool: pool))
+        let objects = contents.objects
+        store.update(Set(objects.map(\.key)).union([.local]), told: ServiceProxy.needs.kinds) { state in
+            state.set(local: ServiceContents.local)
+            for object in objects { state.set(object) }
+        }
+        let logger = Logger(label: "bench") { _ in SwiftLogNoOpLogHandler() }
+        let reconciler = Reconciler(
+            plugin: proxy, store: store, executor: BlockingExecutor(label: "bench.services"),
+            resyncInterval: .seconds(3600), logger: logger)
+        self.reconciler = reconciler
+        started = .now
+        task = Task.detached { await reconciler.run() }
+    }
+
+    func stop() { task.cancel() }
+
+    /// - Returns: milliseconds since the start.
+    func waitUntilInForce() throws -> Double {
+        try wait(for: .local, version: store.current.version)
+        return (ContinuousClock.now - started) / .milliseconds(1)
+    }
+
+    /// Replaces one endpoint of the service.
+    /// - Returns: milliseconds until that is in force.
+    func change(_ service: Int, version: Int) throws -> Double {
+        let slice = AnyClusterObject.endpointSlice(contents.slice(service, version: version))
+        let start = ContinuousClock.now
+        let now = store.update([slice.key]) { $0.set(slice) }
+        try wait(for: contents.service(service).key, version: now)
+        return (ContinuousClock.now - start) / .milliseconds(1)
+    }
+
+    /// Adds one more service, which leads to a real server.
+    func serve(_ address: IPAddress, port: UInt16) throws {
+        let objects = contents.probe(address, port: port)
+        let now = store.update(Set(objects.map(\.key))) { state in for object in objects { state.set(object) } }
+        try wait(for: objects[0].key, version: now)
+    }
+
+    private func wait(for key: ObjectKey, version: UInt64) throws {
+        let done = Completion()
+        Task.detached { [reconciler] in
+            do {
+                try await reconciler.inForce(key, version: version)
+                done.finish(nil)
+            } catch {
+                done.finish("\(error)")
+            }
+        }
+        if let reason = done.wait() { throw Playground.Failure(reason) }
+    }
+}
