@@ -57,7 +57,9 @@ struct Target {
     }
 
     private static func services(_ report: Report) -> [Target] {
-        func p99(_ size: Int) -> Double? { report.tables.first { $0.id == "services.change" }?.row(ServicesSection.name(size))?.quantile(0.99) }
+        func p99(_ size: Int) -> Double? {
+            report.tables.first { $0.id == "services.change" }?.row(ServicesSection.name(size))?.quantile(0.99)
+        }
         func median(_ table: String, _ size: Int) -> Double? { report.median(table, ServicesSection.name(size)) }
         return [100, 1000, 10_000, 50_000].flatMap { size in
             [
@@ -66,11 +68,14 @@ struct Target {
                     what: "processor time for it", measured: median("services.work", size), limit: 0.5, unit: "ms"),
             ]
         } + [
-            Target(what: "10000 services from nothing", measured: median("services.cold", 10_000), limit: 1000, unit: "ms"),
-            Target(what: "50000 services from nothing", measured: median("services.cold", 50_000), limit: 5000, unit: "ms"),
+            Target(
+                what: "10000 services from nothing", measured: median("services.cold", 10_000), limit: 1000, unit: "ms"),
+            Target(
+                what: "50000 services from nothing", measured: median("services.cold", 50_000), limit: 5000, unit: "ms"),
             Target(
                 what: "connect with 50000 services, of that with 10",
-                measured: divide(median("services.connect", 50_000), median("services.connect", 10)), limit: 1.05, unit: "×"),
+                measured: divide(median("services.connect", 50_000), median("services.connect", 10)), limit: 1.05,
+                unit: "×"),
         ]
     }
 

@@ -287,7 +287,7 @@ import Testing
             try stage.put(services + stage.slices("long", ends) + stage.slices("brief", ends))
             try stage.waitFor(1) { $0.server != nil }
             try stage.addServers(["x": "node1", "y": "node2", "z": "node1"])
-            for family in [IPFamily.v4] {
+            for family in IPFamily.allCases {
                 let (long, brief) = (try stage.ip(Stage.clusterIP(1, family)), try stage.ip(Stage.clusterIP(2, family)))
                 for client in ["c1", "node1", "outside"] {
                     #expect(try stage.servers(from: client, to: long, count: 40).count == 1, "\(client)")
@@ -301,19 +301,19 @@ import Testing
                 #expect(met.count == 2)
             }
             // Others that come and go change nothing; when its own endpoint goes, the client moves.
-            let before = try [IPFamily.v4].map { family in
+            let before = try IPFamily.allCases.map { family in
                 try stage.connect(from: "c1", to: 1, family).server
             }
             let more = ends + ["x", "y", "z"].map { ServiceStage.End(pod: $0) }
             try stage.put(services + stage.slices("long", more) + stage.slices("brief", ends))
             try stage.waitFor(2) { $0.server != nil }
             usleep(300_000)
-            for (family, server) in zip([IPFamily.v4], before) {
+            for (family, server) in zip(IPFamily.allCases, before) {
                 let long = try stage.ip(Stage.clusterIP(1, family))
                 #expect(Array(try stage.servers(from: "c1", to: long, count: 40).keys) == [server])
             }
             try stage.put(services + stage.slices("long", Array(more.dropFirst(2))) + stage.slices("brief", ends))
-            for (family, server) in zip([IPFamily.v4], before) {
+            for (family, server) in zip(IPFamily.allCases, before) {
                 let long = try stage.ip(Stage.clusterIP(1, family))
                 try eventually(within: 3) {
                     try stage.connect(from: "c1", to: long).server.map { $0 != server } ?? false

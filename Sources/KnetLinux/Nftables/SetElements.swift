@@ -65,6 +65,17 @@ public final class SetElements: Sendable {
         }
     }
 
+    /// Puts rules at the end of a chain, in one transaction.
+    public func append(_ rules: [[RuleExpression]], to chain: String) throws {
+        if rules.isEmpty { return }
+        var batch = NftablesBatch(table: table)
+        for rule in rules { batch.append(rule, to: chain) }
+        let bytes = batch.finished()
+        try KernelWrites.during(rules.count) { () throws(SystemError) in
+            try box.withLock { box throws(SystemError) in try box.socket.transact(bytes) }
+        }
+    }
+
     /// - Returns: none where there is no such set.
     public func read(_ set: String) throws -> [SetElement] {
         var elements: [SetElement] = []
@@ -113,102 +124,5 @@ extension NetlinkMessage {
         message.put(NFTA_SET_ELEM_LIST_TABLE.rawValue, text: table)
         message.put(NFTA_SET_ELEM_LIST_SET.rawValue, text: set)
         return message
-    }
-}
-
-/// The bytes of a transaction.
-private struct NftablesBatch {
-    private let table: String
-    private var bytes: [UInt8] = []
-    private var last = 0
-
-    /// NFPROTO_INET of <linux/netfilter.h>, which cannot be read beside glibc's <netinet/in.h>.
-    static let inet: UInt8 = 1
-    /// An attribute's length has 16 bits, and the list of elements is one.
-    private static let largestList = 60_000
-
-    init(table: String) {
-        self.table = table
-        message(Int(NFNL_MSG_BATCH_BEGIN), flags: 0, family: UInt8(AF_UNSPEC), resource: UInt16(NFNL_SUBSYS_NFTABLES)) {
-            _ in
-        }
-    }
-
-    mutating func append(_ elements: [SetElement], of set: String, isRemoval: Bool) {
-        var rest = elements[...]
-        let (tableName, setName) = (Array(table.utf8) + [0], Array(set.utf8) + [0])
-        while !rest.isEmpty {
-            let kind = isRemoval ? NFT_MSG_DELSETELEM : NFT_MSG_NEWSETELEM
-            message(
-                Int(NFNL_SUBSYS_NFTABLES) << 8 | Int(kind.rawValue), flags: isRemoval ? 0 : UInt16(NLM_F_CREATE),
-                family: NftablesBatch.inet, resource: 0
-            ) { batch in
-                batch.attribute(NFTA_SET_ELEM_LIST_TABLE.rawValue) { $0.bytes += tableName }
-                batch.attribute(NFTA_SET_ELEM_LIST_SET.rawValue) { $0.bytes += setName }
-                batch.attribute(NFTA_SET_ELEM_LIST_ELEMENTS.rawValue, isNest: true) { batch in
-                    let start = batch.bytes.count
-                    while let element = rest.first, batch.bytes.count - start < Self.largestList {
-                        batch.append(element, isRemoval: isRemoval)
-                        rest.removeFirst()
-                    }
-                }
-            }
-        }
-    }
-
-    private mutating func append(_ element: SetElement, isRemoval: Bool) {
-        func data(_ type: UInt32, _ value: [UInt8], _ batch: inout NftablesBatch) {
-            batch.attribute(type, isNest: true) { $0.attribute(NFTA_DATA_VALUE.rawValue) { $0.bytes += value } }
-        }
-        attribute(NFTA_LIST_ELEM.rawValue, isNest: true) { batch in
-            data(NFTA_SET_ELEM_KEY.rawValue, element.key, &batch)
-            if let lastKey = element.lastKey { data(NFTA_SET_ELEM_KEY_END.rawValue, lastKey, &batch) }
-            if let value = element.value, !isRemoval { data(NFTA_SET_ELEM_DATA.rawValue, value, &batch) }
-        }
-    }
-
-    /// The transaction, whose last request asks for an acknowledgement.
-    consuming func finished() -> [UInt8] {
-        let flags = UInt16(NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK)
-        let isAddition =
-            bytes[last + 6] & UInt8(NLM_F_REQUEST) != 0 && bytes[last + 7] & UInt8(UInt16(NLM_F_CREATE) >> 8) != 0
-        withUnsafeBytes(of: isAddition ? flags : flags & ~UInt16(NLM_F_CREATE)) {
-            bytes.replaceSubrange(last + 6..<last + 8, with: $0)
-        }
-        message(Int(NFNL_MSG_BATCH_END), flags: 0, family: UInt8(AF_UNSPEC), resource: UInt16(NFNL_SUBSYS_NFTABLES)) {
-            _ in
-        }
-        return bytes
-    }
-
-    private mutating func message(
-        _ type: Int, flags: UInt16, family: UInt8, resource: UInt16, _ body: (inout NftablesBatch) -> Void
-    ) {
-        last = bytes.count
-        let start = bytes.count
-        append(UInt32(0))
-        append(UInt16(type))
-        append(UInt16(NLM_F_REQUEST) | flags)
-        append(UInt32(0))
-        append(UInt32(0))
-        bytes += [family, UInt8(NFNETLINK_V0)]
-        append(resource.bigEndian)
-        body(&self)
-        withUnsafeBytes(of: UInt32(bytes.count - start)) { bytes.replaceSubrange(start..<start + 4, with: $0) }
-    }
-
-    private mutating func attribute(_ type: UInt32, isNest: Bool = false, _ body: (inout NftablesBatch) -> Void) {
-        let start = bytes.count
-        append(UInt16(0))
-        append(UInt16(type) | (isNest ? UInt16(NLA_F_NESTED) : 0))
-        body(&self)
-        withUnsafeBytes(of: UInt16(truncatingIfNeeded: bytes.count - start)) {
-            bytes.replaceSubrange(start..<start + 2, with: $0)
-        }
-        while bytes.count & 3 != 0 { bytes.append(0) }
-    }
-
-    private mutating func append(_ number: some FixedWidthInteger) {
-        withUnsafeBytes(of: number) { bytes.append(contentsOf: $0) }
     }
 }

@@ -46,7 +46,8 @@ struct APISection {
             try Progress.step("the API with \(contents.pods) pods: \(name)")
             var server: PlaygroundServer?
             let playground = try stage.playground(
-                "knetd by the API, \(name)", nodes: 1, ["network": ClusterContents.network, "plugins": ["overlay": [:]]],
+                "knetd by the API, \(name)", nodes: 1,
+                ["network": ClusterContents.network, "plugins": ["overlay": [:]]],
                 daemon: ["KNETD_FOLLOW": kinds]
             ) { playground in
                 let started = try PlaygroundServer(playground)

@@ -36,7 +36,8 @@ struct ServiceContents: Sendable {
             name: "service-\(number)-x", namespace: "default", service: "service-\(number)", addressType: "IPv4",
             endpoints: addresses.map {
                 .init(
-                    addresses: ["\($0)"], conditions: .init(ready: true, serving: true, terminating: false), hostname: nil,
+                    addresses: ["\($0)"], conditions: .init(ready: true, serving: true, terminating: false),
+                    hostname: nil,
                     nodeName: "node\(number % 100)")
             }, ports: [.init(name: nil, port: 8080, protocol: "TCP")])
     }

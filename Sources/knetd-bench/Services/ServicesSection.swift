@@ -47,9 +47,11 @@ struct ServicesSection {
         }
         return [
             Table(
-                id: "services.cold", title: "From nothing to all services in force", unit: "ms", rows: figures.cold.rows),
+                id: "services.cold", title: "From nothing to all services in force", unit: "ms", rows: figures.cold.rows
+            ),
             Table(
-                id: "services.change", title: "From one changed endpoint in the cluster's state to the kernel", unit: "ms",
+                id: "services.change", title: "From one changed endpoint in the cluster's state to the kernel",
+                unit: "ms",
                 rows: figures.change.rows),
             Table(
                 id: "services.work", title: "Processor time of such a change, state and kernel", unit: "ms",

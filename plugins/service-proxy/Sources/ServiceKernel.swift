@@ -139,16 +139,21 @@ public final class ServiceKernel: Sendable {
         let dropped = unused.map { set in
             "delete set \(name) \(set)\n" + (set.role.hasChain ? "delete chain \(name) \(set)\n" : "")
         }
-        if (try? nftables.run("add table \(name)\nflush table \(name)\n\(dropped.joined())\(table.text)")) != nil,
+        if (try? write("add table \(name)\nflush table \(name)\n\(dropped.joined())", table)) != nil,
             let listed = try nftables.list(table: name), isOurs(listed, table.listing)
         {
             return true
         }
         // Something is in the way, or this libnftables prints rules in another form than the one we know.
-        try nftables.run("add table \(name)\ndelete table \(name)\n\(table.text)")
+        try write("add table \(name)\ndelete table \(name)\n", table)
         let listed = try nftables.list(table: name) ?? ""
         printed.withLock { $0 = (table.listing, listed) }
         return false
+    }
+
+    private func write(_ commands: String, _ table: ServiceTable) throws {
+        try nftables.run(commands + table.text)
+        try elements.append(table.rememberRules, to: ServiceTable.rememberChain)
     }
 
     private func change(_ steps: [Step], _ outcome: inout KernelOutcome<ServiceEntry>) {

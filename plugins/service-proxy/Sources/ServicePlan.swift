@@ -92,7 +92,7 @@ struct ServicePlan {
         _ transport: Transport, _ family: IPFamily, _ choice: EndpointChoice, status: Service.Status?,
         viewpoint: Viewpoint
     ) {
-        var facts = Facts(choice, method: method(annotations), affinity: affinity(spec, family))
+        var facts = Facts(choice, method: method(annotations), affinity: affinity(spec))
         func add(_ address: IPAddress, _ port: UInt16, _ facts: [Fact], _ what: String) {
             let id = FrontendID(transport: transport, address: address, port: port)
             let frontend = Frontend(id: id, facts: facts)
@@ -143,13 +143,9 @@ struct ServicePlan {
         }
     }
 
-    private mutating func affinity(_ spec: Service.Spec, _ family: IPFamily) -> Int? {
+    private mutating func affinity(_ spec: Service.Spec) -> Int? {
         switch spec.sessionAffinity {
         case nil, "", "None": return nil
-        case "ClientIP" where family == .v6:
-            // libnftables 1.0.6 aborts over a dynamic map whose key has two IPv6 addresses.
-            report("spec.sessionAffinity: over IPv6 it is not in force yet; clients are spread at random")
-            return nil
         case "ClientIP":
             let seconds = spec.sessionAffinityConfig?.clientIP?.timeoutSeconds ?? Self.defaultAffinity
             if (1...86_400).contains(seconds) { return seconds }

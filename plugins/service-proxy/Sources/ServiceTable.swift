@@ -1,4 +1,5 @@
 import KnetCore
+import KnetLinux
 
 /// What the rules depend on beside the sets that they use.
 public struct ServiceRules: Hashable, Sendable {
@@ -97,6 +98,8 @@ struct ServiceTable {
         "reject with \(family == .v4 ? "icmp" : "icmpv6") port-unreachable"
     }
 
+    static let rememberChain = "remember"
+
     private static func chain(_ name: String, _ rules: [String]) -> String {
         "\tchain \(name) {\n" + rules.map { "\t\t\($0)\n" }.joined() + "\t}\n"
     }
@@ -121,9 +124,12 @@ struct ServiceTable {
             Self.chain("output", ["type nat hook output priority -101; policy accept;", "goto services"]),
             Self.chain("services", services + refused + unused),
             Self.chain(
-                "postrouting", ["type nat hook postrouting priority srcnat - 1; policy accept;"] + remember + masquerade
+                "postrouting",
+                ["type nat hook postrouting priority srcnat - 1; policy accept;", "jump \(Self.rememberChain)"]
+                    + masquerade
             ),
-            Self.chain("input", ["type nat hook input priority 99; policy accept;"] + remember),
+            Self.chain("input", ["type nat hook input priority 99; policy accept;", "jump \(Self.rememberChain)"]),
+            Self.chain(Self.rememberChain, isListing ? remember : []),
         ]
         return chains.joined(separator: "\n") + "\n"
     }
@@ -132,7 +138,31 @@ struct ServiceTable {
         "\(keyword(family)) daddr . \(transport.rawValue) dport"
     }
 
-    /// Records where a client was sent, once that is known.
+    /// Records where a client was sent, once that is known. libnftables cannot write these rules for IPv6, so that they
+    /// are made of expressions for both families.
+    var rememberRules: [[RuleExpression]] {
+        optional.compactMap { name in
+            guard case .affine(let seconds) = name.role else { return nil }
+            let isIPv6 = name.isIPv6
+            // An address takes `size` registers; client, ClusterIP and port are the key, behind it are endpoint and port.
+            let size: UInt32 = isIPv6 ? 4 : 1
+            let value = 2 * size + 1
+            return [
+                // NFPROTO_IPV4 and NFPROTO_IPV6 of <linux/netfilter.h>.
+                .isFamily(isIPv6 ? 10 : 2), .isTransport(name.transport.number),
+                .originalDestination(isIPv6: isIPv6, to: size), .originalDestinationPort(to: 2 * size),
+                .isElement(of: "\(name)", at: size),
+                .networkHeader(offset: isIPv6 ? 8 : 12, length: 4 * size, to: 0),
+                .networkHeader(offset: isIPv6 ? 24 : 16, length: 4 * size, to: value),
+                .transportHeader(offset: 2, length: 2, to: value + size),
+                .update(
+                    map: "\(SetName(.affinity, name.transport, isIPv6: isIPv6))", key: 0, value: value,
+                    milliseconds: UInt64(seconds) * 1000),
+            ]
+        }
+    }
+
+    /// The same as nft prints them.
     private var remember: [String] {
         optional.compactMap { name in
             guard case .affine(let seconds) = name.role else { return nil }
@@ -140,9 +170,7 @@ struct ServiceTable {
             let ip = Self.keyword(family)
             let asked = "ct original \(ip) daddr . ct original proto-dst"
             let suffix = "\(name.transport.rawValue)\(family.rawValue)"
-            // nft takes the first part for what `tcp dport` at the end says already.
-            let transport = isListing ? "" : "meta l4proto \(name.transport.rawValue) "
-            return "\(transport)\(asked) @\(name) update @affinity_\(suffix) "
+            return "\(asked) @\(name) update @affinity_\(suffix) "
                 + "{ \(ip) saddr . \(asked) timeout \(Self.duration(seconds)) : \(Self.frontend(name.transport, family)) }"
         }
     }

@@ -47,7 +47,7 @@ import Testing
                 .frontend(frontend("10.96.0.2", backends(10), more: sources)),
                 .frontend(frontend("10.96.0.3", backends(10), method: .source)),
                 .frontend(frontend("10.96.0.4", backends(2), method: .flow, more: [.member(.affine(90_061))])),
-                .frontend(frontend("fd00::1", v6)),
+                .frontend(frontend("fd00::1", v6, more: [.member(.affine(60))])),
             ]
             var outcome = kernel.apply(KernelChanges(add: entries))
             #expect(outcome.failures.map(\.reason) == [])
