@@ -177,10 +177,13 @@ final class ServiceStage {
     func ip(_ text: String) throws -> IPAddress { try #require(IPAddress(text)) }
 
     /// Waits until the Service at `number` is in force for that client.
-    func waitFor(_ number: Int, from client: String = "c1", port: UInt16 = 80, _ wanted: (Outcome) -> Bool) throws {
+    func waitFor(
+        _ number: Int, within seconds: Double = 4, from client: String = "c1", port: UInt16 = 80,
+        _ wanted: (Outcome) -> Bool
+    ) throws {
         for family in IPFamily.allCases {
             var last = Outcome.silent
-            try eventually(within: 4) {
+            try eventually(within: seconds) {
                 last = try connect(from: client, to: number, family, port: port)
                 return wanted(last)
             }

@@ -232,8 +232,11 @@ import Testing
         let status = try playground.status(of: "node1")
         let stored = (status["allocations"]?.array ?? []).flatMap { $0["addresses"]?.array ?? [] }.compactMap(\.string)
         #expect(Set(stored) == Set(addresses) && stored.count == addresses.count)
-        let used = (status["ranges"]?.array ?? []).compactMap { $0["used"]?.integer }
-        #expect(used == [runtime.pods.count, runtime.pods.count])
+        // An address is free again once its link is gone.
+        try eventually(within: 5) {
+            let ranges = try playground.status(of: "node1")["ranges"]?.array ?? []
+            return ranges.map { $0["used"]?.integer } == [runtime.pods.count, runtime.pods.count]
+        }
         for pod in runtime.pods {
             let inside = try shell("ip -o addr show dev eth0 scope global", in: pod.namespace)
             for address in pod.addresses { #expect(inside.contains(address)) }

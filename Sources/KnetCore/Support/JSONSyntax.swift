@@ -49,10 +49,10 @@ struct JSONSyntax {
         while true {
             skipSpace()
             guard peek == UInt8(ascii: "\"") else { throw unexpected("a key in double quotes") }
-            let start = place
+            let start = position
             let name = try string()
             guard names.insert(name).inserted else {
-                throw Fault(description: "the key \"\(name)\" stands twice, \(start)")
+                throw Fault(description: "the key \"\(name)\" stands twice, \(place(of: start))")
             }
             skipSpace()
             guard take(":") else { throw unexpected("\":\"") }
@@ -103,7 +103,7 @@ struct JSONSyntax {
     }
 
     private mutating func skipSpace() {
-        while let byte = peek, [0x20, 0x09, 0x0A, 0x0D].contains(byte) { position += 1 }
+        while let byte = peek, byte == 0x20 || byte == 0x0A || byte == 0x0D || byte == 0x09 { position += 1 }
     }
 
     private func unexpected(_ wanted: String) -> Fault {
@@ -111,7 +111,9 @@ struct JSONSyntax {
         return Fault(description: "found \(found) instead of \(wanted), \(place)")
     }
 
-    private var place: String {
+    private var place: String { place(of: position) }
+
+    private func place(of position: Int) -> String {
         let before = bytes.prefix(position)
         let line = before.count { $0 == 0x0A } + 1
         let column = before.reversed().prefix { $0 != 0x0A }.count + 1

@@ -1,3 +1,4 @@
+import CMnl
 import Glibc
 import KnetCore
 import KnetLinux

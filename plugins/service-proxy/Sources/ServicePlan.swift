@@ -74,24 +74,25 @@ struct ServicePlan {
                     problems.append("\(place): \(choice.everywhere.count) endpoints; \(Slots.limit) are allowed")
                     continue
                 }
-                let before = Set(frontends.keys)
-                add(
+                let added = add(
                     spec, annotations: service.metadata.annotations ?? [:], port: port, place: place, number, transport,
                     family, choice, status: service.status, viewpoint: viewpoint)
                 localEndpoints.formUnion(choice.here.map(\.address))
                 ports.append(
                     Port(
                         name: port.name ?? "", transport: transport, port: number, family: family, choice: choice,
-                        frontends: frontends.keys.filter { !before.contains($0) }.sorted()))
+                        frontends: added.sorted()))
             }
         }
     }
 
+    /// - Returns: the frontends that are this port's.
     private mutating func add(
         _ spec: Service.Spec, annotations: [String: String], port: Service.Port, place: String, _ number: UInt16,
         _ transport: Transport, _ family: IPFamily, _ choice: EndpointChoice, status: Service.Status?,
         viewpoint: Viewpoint
-    ) {
+    ) -> [FrontendID] {
+        var added: [FrontendID] = []
         var facts = Facts(choice, method: method(annotations), affinity: affinity(spec))
         func add(_ address: IPAddress, _ port: UInt16, _ facts: [Fact], _ what: String) {
             let id = FrontendID(transport: transport, address: address, port: port)
@@ -102,6 +103,7 @@ struct ServicePlan {
                 }
             } else {
                 frontends[id] = frontend
+                added.append(id)
             }
         }
 
@@ -122,12 +124,13 @@ struct ServicePlan {
         if spec.type == "NodePort" || spec.type == "LoadBalancer", let nodePort = port.nodePort, nodePort != 0 {
             guard let nodePort = UInt16(exactly: nodePort) else {
                 problems.append("\(place).nodePort: \(nodePort) is not in 1…65535")
-                return
+                return added
             }
             for address in viewpoint.nodePortAddresses where address.family == family {
                 add(address, nodePort, outside, "node port")
             }
         }
+        return added
     }
 
     private mutating func method(_ annotations: [String: String]) -> Balancer.Method {
