@@ -57,7 +57,8 @@ struct ServicesSection {
                 id: "services.work", title: "Processor time of such a change, state and kernel", unit: "ms",
                 rows: figures.work.rows),
             Table(
-                id: "services.elements", title: "Elements that were sent for it", unit: "elements", rows: figures.elements.rows),
+                id: "services.elements", title: "Elements that were sent for it", unit: "elements",
+                rows: figures.elements.rows),
             Table(
                 id: "services.memory", title: "Resident memory of this program, state included", unit: "MiB",
                 rows: figures.memory.rows),
