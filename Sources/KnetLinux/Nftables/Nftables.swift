@@ -76,19 +76,25 @@ public final class Nftables: Sendable {
     /// are joined by ` . `.
     /// - Parameter set: `set` or `map`, family, table and name.
     public func elements(of set: String) throws -> [(key: String, value: String?)] {
-        let output: String
-        do throws(NftablesError) {
-            output = try execute("list \(set)", output: .json)
-        } catch {
-            if error.isAbsence { return [] }
-            throw error
-        }
-        let listed = try JSONValue(parsing: Data(output.utf8))["nftables"]?.array ?? []
-        let elements = listed.lazy.compactMap { ($0["set"] ?? $0["map"])?["elem"]?.array }.first ?? []
+        let elements = try listing(set).lazy.compactMap { ($0["set"] ?? $0["map"])?["elem"]?.array }.first ?? []
         return elements.map { element in
             guard let pair = element.array, pair.count == 2 else { return (Self.text(element), nil) }
             return (Self.text(pair[0]), Self.text(pair[1]))
         }
+    }
+
+    /// What `nft --json list` prints of it, without the envelope
+    /// (https://manpages.debian.org/bookworm/libnftables1/libnftables-json.5.en.html); nothing where it is not there.
+    /// - Parameter what: such as `chains` or `table ip nat`.
+    public func listing(_ what: String) throws -> [JSONValue] {
+        let output: String
+        do throws(NftablesError) {
+            output = try execute("list \(what)", output: .json)
+        } catch {
+            if error.isAbsence { return [] }
+            throw error
+        }
+        return try JSONValue(parsing: Data(output.utf8))["nftables"]?.array ?? []
     }
 
     private static func text(_ value: JSONValue) -> String {

@@ -237,8 +237,11 @@ final class Daemon: ServiceLifecycle.Service {
     }
 
     private func status() throws -> StatusReport {
-        try StatusReport(
+        let generation = generation
+        let kubeProxyRules = generation.hasServices ? (try? KubeProxyRules(nftables: nftables).found()) ?? [] : []
+        return try StatusReport(
             generation: generation, attachments: allocations.attachments(), failures: metrics.failures,
+            kubeProxyRules: kubeProxyRules,
             reloadFault: reloadFault.withLock { $0 }, storeFault: storeFault)
     }
 

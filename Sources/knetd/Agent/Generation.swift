@@ -231,6 +231,9 @@ final class Generation: Sendable {
         }
     }
 
+    /// Whether some plugin does a kube-proxy's work.
+    var hasServices: Bool { !servers.isEmpty }
+
     /// What is wrong with a plugin's servers.
     func serverFaults(of plugin: String) -> [String] { servers[plugin]?.faults ?? [] }
 

@@ -45,6 +45,8 @@ struct StatusReport: Codable {
     let faultyOffloads: [String]
     let ranges: [Range]
     let plugins: [Plugin]
+    /// Rules of a kube-proxy that ran before, where services are knetd's.
+    let kubeProxyRules: [String]
     let peers: [Peer]
     let allocations: [Allocation]
     /// Where the cluster's objects come from.
@@ -56,9 +58,10 @@ struct StatusReport: Codable {
     let failures: [CNIMetrics.Failure]
 
     init(
-        generation: Generation, attachments: [Attachment], failures: [CNIMetrics.Failure], reloadFault: String?,
-        storeFault: String?
+        generation: Generation, attachments: [Attachment], failures: [CNIMetrics.Failure], kubeProxyRules: [String],
+        reloadFault: String?, storeFault: String?
     ) {
+        self.kubeProxyRules = kubeProxyRules
         self.storeFault = storeFault
         self.failures = failures
         let state = generation.state.current
@@ -130,6 +133,9 @@ struct StatusReport: Codable {
                 "plugin   \(plugin.name)  \(plugin.entries) entries  \(plugin.inForce ? "in force" : "not in force yet")"
             )
             lines += plugin.faults.map { "  ! \($0)" }
+        }
+        lines += kubeProxyRules.map {
+            "  ! a kube-proxy left \($0); once it does not run any more, `knetd cleanup --kube-proxy` removes that"
         }
         lines += peers.map { peer in
             let addresses = peer.addresses.map(\.description).joined(separator: " ")

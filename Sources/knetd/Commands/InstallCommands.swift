@@ -136,8 +136,18 @@ struct CleanupCommand: ParsableCommand {
         abstract: "Remove everything of knetd's from the kernel and its store; nothing else is touched.")
 
     @OptionGroup var config: ConfigOption
+    @Flag(
+        help:
+            "Remove the rules that a kube-proxy left instead (nftables, iptables-nft, iptables-legacy); the daemon may run."
+    )
+    var kubeProxy = false
 
     func run() throws {
+        if kubeProxy {
+            let removed = try KubeProxyRules(nftables: Nftables()).remove()
+            print(removed.isEmpty ? "no rules of a kube-proxy are there" : "removed \(removed.joined(separator: ", "))")
+            return
+        }
         let configuration = try config.load()
         try FileManager.default.createDirectory(
             atPath: configuration.agent.stateDirectory, withIntermediateDirectories: true)
