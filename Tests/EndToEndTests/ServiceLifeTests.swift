@@ -132,13 +132,18 @@ import Testing
                     if Bool.random(using: &random) { try stage.playground.waitUntilReady("node1") }
                 }
             }
-            try restart()
+            // The first comparison makes what the last change asks for; sets that this left unused go with the second.
+            for _ in 0..<2 {
+                try restart()
+                try stage.playground.waitUntilReady("node1")
+            }
             let held = try tableInForce(stage)
             try stage.playground.stopDaemon("node1", signal: SIGKILL)
             _ = try shell("nft delete table inet knetd_services", in: stage.playground.namespace("node1"))
             try stage.playground.startDaemon("node1")
             let fresh = try tableInForce(stage)
-            #expect(held == fresh && fresh.count > 100 && kills > 15, "\(kills) kills")
+            #expect(held.difference(from: fresh).isEmpty)
+            #expect(fresh.count > 100 && kills > 15, "\(kills) kills")
         }
     }
 
@@ -416,146 +421,6 @@ import Testing
             }
             for fault in faults {
                 #expect(expected.contains { fault.hasPrefix("Service/default/\($0.0): ") }, "\(fault)")
-            }
-        }
-    }
-
-    @Test func rulesThatAKubeProxyLeftAreToldAndRemovedAndNoOthers() throws {
-        try withServices(nodes: 1, servers: []) { stage in
-            let namespace = try stage.playground.namespace("node1")
-            var tools = ["iptables-nft"]
-            // Not every kernel has the old iptables.
-            if (try? shell("iptables-legacy -t nat -S", in: namespace)) != nil { tools.append("iptables-legacy") }
-            for tool in tools {
-                let commands = [
-                    "-N KUBE-SERVICES", "-N KUBE-SVC-ABC", "-N KUBE-FIREWALL", "-N OTHERS",
-                    "-A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES",
-                    "-A PREROUTING -j OTHERS", "-A OUTPUT -j KUBE-FIREWALL",
-                    "-A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-ABC",
-                    "-A OTHERS -d 10.1.1.1/32 -j ACCEPT",
-                ]
-                for command in commands { _ = try shell("\(tool) -t nat \(command)", in: namespace) }
-            }
-            _ = try shell(
-                "nft add table ip kube-proxy && nft add chain ip kube-proxy services && nft add table ip somebody",
-                in: namespace)
-            func rules() throws -> [String?] {
-                try stage.playground.status(of: "node1")["kubeProxyRules"]?.array?.map(\.string) ?? []
-            }
-            let expected =
-                ["the nftables table ip kube-proxy"]
-                + tools.map { "2 chains of \($0) in the table \($0 == "iptables-nft" ? "ip " : "")nat" }
-            #expect(try rules() == expected)
-            let told = try shell("\(Checkout.executable) cleanup --kube-proxy", in: namespace)
-            #expect(told == "removed \(expected.joined(separator: ", "))\n")
-            #expect(try rules() == [])
-            for tool in tools {
-                let left = try shell("\(tool) -t nat -S", in: namespace).split(separator: "\n").filter {
-                    !$0.hasPrefix("-P")
-                }
-                #expect(
-                    Set(left) == [
-                        "-N KUBE-FIREWALL", "-N OTHERS", "-A PREROUTING -j OTHERS", "-A OUTPUT -j KUBE-FIREWALL",
-                        "-A OTHERS -d 10.1.1.1/32 -j ACCEPT",
-                    ])
-            }
-            #expect(try shell("nft list tables", in: namespace).contains("table ip somebody"))
-            #expect(
-                try shell("\(Checkout.executable) cleanup --kube-proxy", in: namespace)
-                    == "no rules of a kube-proxy are there\n")
-        }
-    }
-
-    private func contents(of path: String) throws -> String {
-        String(decoding: try KnetCore.contents(ofFile: path), as: UTF8.self)
-    }
-
-    @Test(arguments: [3, 7, 100]) func connectionsAreSpreadEvenly(count: Int) throws {
-        // A first packet that comes too early is to leave no connection behind, whose port a later one may have.
-        let serviceProxy: JSONValue = ["serviceCIDRs": [.string(Stage.clusterRange)]]
-        let configuration: JSONValue = ["plugins": ["overlay": [:], "serviceProxy": serviceProxy]]
-        try withServices(configuration, nodes: 1, servers: [("a", "node1")]) { stage in
-            let addresses = try (0..<count).map { try stage.ip("10.42.1.\(100 + $0)") }
-            let link = try #require(
-                shell("ip -4 route get \(stage.address("a", .v4))", in: stage.playground.namespace("node1"))
-                    .split(separator: " ").first { $0.hasPrefix("knet") })
-            for address in addresses {
-                _ = try shell("ip addr add \(address)/32 dev eth0", in: stage.playground.namespace("a"))
-                _ = try shell("ip route add \(address)/32 dev \(link)", in: stage.playground.namespace("node1"))
-            }
-            let slice: JSONValue = [
-                "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
-                "metadata": ["name": "web-4", "labels": ["kubernetes.io/service-name": "web"]], "addressType": "IPv4",
-                "endpoints": .array(addresses.map { ["addresses": [.string("\($0)")], "nodeName": "node1"] }),
-                "ports": [["port": 7007]],
-            ]
-            for method in ["random", "consistent"] {
-                try stage.put([Stage.service("web", 1, annotations: ["knetd.io/balance": .string(method)]), slice])
-                let address = try stage.ip(Stage.clusterIP(1, .v4))
-                try eventually(within: 4) { try stage.connect(from: "c1", to: address).server != nil }
-                usleep(300_000)
-                let total = 40 * count + 600
-                let start = ContinuousClock.now
-                let shares = try stage.servers(from: "c1", to: address, count: total)
-                print("\(method), \(count) endpoints: \(total) connections in \(ContinuousClock.now - start)")
-                #expect(shares.count == count, "\(method)")
-                // Five standard deviations; a table of Maglev's is itself uneven by one slot in eight at most.
-                let mean = Double(total) / Double(count)
-                let bound = 5 * mean.squareRoot() + (method == "consistent" ? mean / 4 : 0)
-                for (server, share) in shares {
-                    #expect(abs(Double(share) - mean) <= bound, "\(method) \(server) \(share) of \(mean)")
-                }
-            }
-        }
-    }
-
-    @Test func badObjectsAreReportedByNameAndOthersServed() throws {
-        try withServices { stage in
-            func port(_ number: Int, _ name: String = "", nodePort: Int? = nil, protocol: String = "TCP") -> JSONValue {
-                .object([
-                    "name": .string(name), "port": .integer(number), "targetPort": 7007,
-                    "protocol": .string(`protocol`),
-                    "nodePort": nodePort.map(JSONValue.integer) ?? .null,
-                ])
-            }
-            let many = (1...5000).map { port($0, "p\($0)") }
-            try stage.put(
-                [
-                    Stage.service("good", 1), Stage.service("zero", 2, ports: [port(0)]),
-                    Stage.service("family", 3, ["clusterIPs": ["10.96.0.3", "not an address"]]),
-                    Stage.service("first", 4, ports: [port(80, nodePort: 30080)], ["type": "NodePort"]),
-                    Stage.service("second", 5, ports: [port(80, nodePort: 30080)], ["type": "NodePort"]),
-                    Stage.service("many", 6, ports: many), Stage.service("twice", 7, ports: [port(80), port(81)]),
-                    Stage.service("odd", 8, ports: [port(80, protocol: "ICMP")]),
-                    [
-                        "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
-                        "metadata": ["name": "odd-x", "labels": ["kubernetes.io/service-name": "odd"]],
-                        "addressType": "FQDN", "endpoints": [["addresses": ["example.org"]]], "ports": [["port": 7007]],
-                    ],
-                ] + ["good", "zero", "family", "first", "twice"].flatMap { try stage.slices($0, [.init(pod: "a")]) }
-                    + stage.slices("second", [.init(pod: "b")])
-                    + stage.slices(
-                        "many", [.init(pod: "a")], ports: (1...5000).map { ["name": .string("p\($0)"), "port": 7007] }))
-            try stage.waitFor(1, within: 30) { $0.server != nil }
-            for family in IPFamily.allCases {
-                #expect(try stage.connect(from: "c1", to: 6, family, port: 4711).server == stage.address("a", family))
-                #expect(
-                    try stage.connect(from: "c1", to: stage.address("node1", family), port: 30080).server
-                        == stage.address("a", family))
-            }
-            #expect(try stage.connect(from: "c1", to: 3, .v4).server == stage.address("a", .v4))
-            let status = try #require(try stage.playground.status(of: "node1")["plugins"]?.array)
-            let faults = status.flatMap { $0["faults"]?.array ?? [] }.compactMap(\.string)
-            for (name, reason) in [
-                ("zero", "spec.ports[0].port: 0 is not in 1…65535"),
-                ("family", "spec.clusterIPs[1]: \"not an address\" is not an IP address"),
-                ("second", "conflicts with Service/default/first, which stays in force"),
-                ("twice", "spec.ports[1].name: \"\" is another port's name too"),
-                ("odd", "addressType \"FQDN\" is neither IPv4 nor IPv6"), ("odd", "\"ICMP\" is none of TCP, UDP, SCTP"),
-            ] {
-                #expect(
-                    faults.contains { $0.hasPrefix("Service/default/\(name): ") && $0.contains(reason) },
-                    "\(name): \(reason) in \(faults)")
             }
         }
     }

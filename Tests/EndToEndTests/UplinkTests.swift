@@ -107,7 +107,9 @@ import Testing
                 "ip", ["-batch", file], in: node, log: "\(playground.directory)/ip.log")
             let pods = try playground.addPod("late", node: "node1")
             ChildProcess.end(process)
-            try Prober(node).ping(try #require(pods.first))
+            // The kernel takes its time over what was begun of 500 links.
+            let address = try #require(pods.first)
+            try eventually(within: 3) { (try? Prober(node).ping(address)) != nil }
         }
     }
 

@@ -2,7 +2,7 @@ import CMnl
 import CNftables
 import FoundationEssentials
 import Glibc
-import KnetCore
+public import KnetCore
 import Synchronization
 
 /// A long-lived libnftables context in the network namespace of the thread that made it. Its calls block and are

@@ -58,7 +58,7 @@ struct LegacyTables {
             defer { unlink(file.path) }
             // Without --noflush the table's other chains would go too; a chain that is named is emptied.
             let outcome = try ChildProcess.run(
-                "/usr/sbin/\(name)-restore", ["--noflush", "--wait", file.path], seconds: 60)
+                "/usr/sbin/\(name)-restore", ["--noflush", "--wait=10", file.path], seconds: 60)
             guard outcome.status == 0 else { throw Failure(description: "\(name)-restore: \(outcome.errors)") }
         }
     }
