@@ -22,6 +22,15 @@ public struct ConnectionFilter: Hashable, Sendable {
     }
 
     fileprivate var family: IPFamily { (destination ?? answerer)?.family ?? .v4 }
+
+    /// By what filters are found.
+    fileprivate struct Key: Hashable {
+        let transport: UInt8
+        let destination: IPAddress?
+        let port: UInt16?
+    }
+
+    fileprivate var key: Key { Key(transport: transport, destination: destination, port: destinationPort) }
 }
 
 /// Connection tracking entries (nfnetlink_conntrack), in the network namespace of the thread that made this.
@@ -31,19 +40,26 @@ public final class Conntrack {
     public init() throws { socket = try NetlinkSocket(bus: NETLINK_NETFILTER) }
 
     /// Makes the kernel forget the connections; the next packet of each is looked at anew. That there are none is no
-    /// error. For IPv4 the kernel does the selection (Linux 5.8); for IPv6 it takes equal addresses for different ones
-    /// (`ctnetlink_filter_match_tuple` of net/netfilter/nf_conntrack_netlink.c, seen with Linux 6.18).
+    /// error. For IPv4 the kernel does the selection (Linux 5.8), which reads its whole table for each filter; for IPv6 it
+    /// takes equal addresses for different ones (`ctnetlink_filter_match_tuple` of net/netfilter/nf_conntrack_netlink.c,
+    /// seen with Linux 6.18). So there, and where filters are many, the table is read once.
     public func forget(_ filters: [ConnectionFilter]) throws {
         var batch = NetlinkBatch()
-        for filter in filters where filter.family == .v4 { batch.append(.forget(filter)) }
-        let others = filters.filter { $0.family == .v6 }
-        if !others.isEmpty {
-            for connection in try connections(.v6) where others.contains(where: connection.agrees) {
-                batch.append(.forget(connection))
+        for (family, filters) in Dictionary(grouping: filters, by: \.family) {
+            if family == .v4, filters.count <= Self.fewFilters {
+                for filter in filters { batch.append(.forget(filter)) }
+                continue
+            }
+            let known = Dictionary(grouping: filters, by: \.key)
+            for connection in try connections(family) {
+                let filters = connection.keys.lazy.compactMap { known[$0] }.joined()
+                if filters.contains(where: connection.agrees) { batch.append(.forget(connection)) }
             }
         }
         for case let error? in try socket.send(batch) where error.errno != ENOENT { throw error }
     }
+
+    private static let fewFilters = 4
 
     private func connections(_ family: IPFamily) throws -> [Connection] {
         var connections: [Connection] = []
@@ -91,11 +107,15 @@ private struct Connection {
         zone = attributes[CTA_ZONE.rawValue].map { Array($0.bytes) }
     }
 
-    func agrees(with filter: ConnectionFilter) -> Bool {
-        filter.transport == transport && [nil, destination].contains(filter.destination)
-            && [nil, answerer].contains(filter.answerer)
-            && (filter.destinationPort == nil || filter.destinationPort == destinationPort)
+    /// Of the filters that may agree.
+    var keys: [ConnectionFilter.Key] {
+        [destination, nil].flatMap { destination in
+            [destinationPort, nil].map { .init(transport: transport, destination: destination, port: $0) }
+        }
     }
+
+    /// Whether a filter of one of the `keys` does.
+    func agrees(with filter: ConnectionFilter) -> Bool { filter.answerer == nil || filter.answerer == answerer }
 }
 
 /// CTA_FILTER_F_* of the kernel's net/netfilter/nf_internals.h: the parts of a tuple that count.

@@ -44,6 +44,7 @@ struct ServicesSection {
             }
             defer { proxy.stop() }
             try measure(proxy, Self.name(size), size, namespace, &figures)
+            for layout in OtherLayout.allCases { try measure(layout, size, &figures) }
         }
         return [
             Table(
@@ -95,6 +96,35 @@ struct ServicesSection {
             figures.connect.add(
                 name, try server.connect(ServiceContents.probeAddress, 80, connections, namespace))
         }
+    }
+
+    private func measure(_ layout: OtherLayout, _ size: Int, _ figures: inout Collectors) throws {
+        try Progress.check()
+        let row = layout.row(size)
+        guard size <= OtherLayout.limit else {
+            for collector in [\Collectors.cold, \.change, \.connect] {
+                figures[keyPath: collector].end(row, .skipped("takes minutes"))
+            }
+            return
+        }
+        let namespace = try NetworkNamespace.anonymous()
+        let running = try namespace.run {
+            try Self.prepare()
+            return try RunningLayout(layout, ServiceContents(services: size))
+        }
+        figures.cold.add(row, [try namespace.run { try running.load() }])
+        let server = try namespace.run { try ConnectServer() }
+        defer { server.stop() }
+        figures.connect.add(
+            row, try server.connect(ServiceContents.probeAddress, 80, connections, namespace))
+        let count = min(changes, size > 1000 ? 10 : 50)
+        let times = try namespace.run {
+            try (0..<count).map { number in
+                // Another version in every round over all services.
+                try running.change(number % size, version: number / size + 1)
+            }
+        }
+        figures.change.add(row, times)
     }
 
     /// A node with a way to everywhere, and no sockets that wait for their end.
