@@ -46,7 +46,7 @@ struct RunningLayout {
             let chains = services.enumerated().map { number, endpoints in Self.declarations(number, endpoints) }
             let rules = services.enumerated().map { number, endpoints in
                 "-A KUBE-SERVICES -d \(address(number))/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-\(number)\n"
-                    + rules(number, endpoints)
+                    + self.rules(number, endpoints)
             }
             let text =
                 "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n" + chains.joined()
@@ -54,7 +54,7 @@ struct RunningLayout {
                 + rules.joined() + "COMMIT\n"
             return try restore(text)
         case .chains:
-            let chains = services.enumerated().map { number, endpoints in chain(number, endpoints) }
+            let chains = services.enumerated().map { number, endpoints in self.chain(number, endpoints) }
             let elements = services.indices.map { "\(address($0)) . tcp . 80 : goto service-\($0)" }
             let text = """
                 table ip others {
@@ -87,7 +87,7 @@ struct RunningLayout {
             let gone = old.filter { !new.contains($0) }
             let text =
                 new.filter { !old.contains($0) }.map {
-                    "add chain ip others endpoint-\(number)-\($0)\nadd rule ip others endpoint-\(number)-\($0) dnat to \($0):8080\n"
+                    "add chain ip others endpoint-\(number)-\($0)\nadd rule ip others endpoint-\(number)-\($0) meta l4proto tcp dnat to \($0):8080\n"
                 }.joined() + "flush chain ip others service-\(number)\nadd rule ip others service-\(number) "
                 + Self.draw(number, new) + "\n"
                 + gone.map { "delete chain ip others endpoint-\(number)-\($0)\n" }.joined()
@@ -147,7 +147,7 @@ struct RunningLayout {
     // MARK: nftables
 
     private func chain(_ number: Int, _ endpoints: [IPAddress]) -> String {
-        endpoints.map { "chain endpoint-\(number)-\($0) { dnat to \($0):8080; }\n" }.joined()
+        endpoints.map { "chain endpoint-\(number)-\($0) { meta l4proto tcp dnat to \($0):8080; }\n" }.joined()
             + "chain service-\(number) { \(Self.draw(number, endpoints)); }\n"
     }
 
