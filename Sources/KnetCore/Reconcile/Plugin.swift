@@ -86,8 +86,13 @@ public protocol Plugin: Sendable {
 
     /// Changes the kernel, in one batch as far as it allows.
     func apply(_ changes: KernelChanges<Entry>) -> KernelOutcome<Entry>
+
+    /// Called once all that was asked by `affected` is in the kernel, as far as that takes it.
+    func settled()
 }
 
 extension Plugin {
     public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> { keys }
+
+    public func settled() {}
 }

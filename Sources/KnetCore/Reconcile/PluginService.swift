@@ -25,4 +25,7 @@ public protocol PluginService: Sendable {
 
     /// One of the objects that it serves, by `name` or `namespace/name`, or all of them.
     func describe(_ name: String?, in state: ClusterState) throws -> JSONValue
+
+    /// Adds its measurements to `/metrics`.
+    func measure(_ page: inout MetricsText, in state: ClusterState)
 }

@@ -52,6 +52,7 @@ struct ReconcilePass<P: Plugin> {
         if apply(mayRemove: mayRemove, into: &outcome), readBack() {
             _ = apply(mayRemove: mayRemove, into: &outcome)
         }
+        plugin.settled()
         return outcome
     }
 

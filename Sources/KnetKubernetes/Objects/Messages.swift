@@ -1,3 +1,4 @@
+import FoundationEssentials
 import KnetCore
 import SwiftProtobuf
 
@@ -242,7 +243,13 @@ extension EndpointSlice {
                 name: $0.name.nonEmpty.map { shared.share($0) }, port: $0.hasPort ? Int($0.port) : nil,
                 protocol: $0.protocol.nonEmpty)
         }
+        triggered = wire.metadata.annotations[Self.triggerAnnotation].flatMap { text in
+            let fine = Date.ISO8601FormatStyle(includingFractionalSeconds: true)
+            return ((try? Date(text, strategy: .iso8601)) ?? (try? Date(text, strategy: fine)))?.timeIntervalSince1970
+        }
     }
+
+    private static let triggerAnnotation = "endpoints.kubernetes.io/last-change-trigger-time"
 
     var wire: WireEndpointSlice {
         .with {

@@ -11,14 +11,18 @@ public struct ConnectionFilter: Hashable, Sendable {
     public var destinationPort: UInt16?
     /// Who answers, after all translation.
     public var answerer: IPAddress?
+    /// Only those of which no answer was seen. Kernels before 5.13 forget the others too.
+    public var isUnanswered: Bool
 
     public init(
-        transport: UInt8, destination: IPAddress? = nil, destinationPort: UInt16? = nil, answerer: IPAddress? = nil
+        transport: UInt8, destination: IPAddress? = nil, destinationPort: UInt16? = nil, answerer: IPAddress? = nil,
+        isUnanswered: Bool = false
     ) {
         self.transport = transport
         self.destination = destination
         self.destinationPort = destinationPort
         self.answerer = answerer
+        self.isUnanswered = isUnanswered
     }
 
     fileprivate var family: IPFamily { (destination ?? answerer)?.family ?? .v4 }
@@ -81,6 +85,7 @@ private struct Connection {
     let destination: IPAddress
     let destinationPort: UInt16?
     let answerer: IPAddress
+    let isAnswered: Bool
     /// What tells the kernel which one is meant.
     let original: [UInt8]
     let id: [UInt8]?
@@ -100,6 +105,8 @@ private struct Connection {
         self.transport = number
         self.destination = destination
         self.answerer = answerer
+        let status = attributes[CTA_STATUS.rawValue]?.integer(UInt32.self).map(UInt32.init(bigEndian:)) ?? 0
+        isAnswered = status & IPS_SEEN_REPLY.rawValue != 0
         destinationPort = original.nested[CTA_TUPLE_PROTO.rawValue]?.nested[CTA_PROTO_DST_PORT.rawValue]?
             .integer(UInt16.self).map(UInt16.init(bigEndian:))
         self.original = Array(original.bytes)
@@ -115,7 +122,9 @@ private struct Connection {
     }
 
     /// Whether a filter of one of the `keys` does.
-    func agrees(with filter: ConnectionFilter) -> Bool { filter.answerer == nil || filter.answerer == answerer }
+    func agrees(with filter: ConnectionFilter) -> Bool {
+        (filter.answerer == nil || filter.answerer == answerer) && !(filter.isUnanswered && isAnswered)
+    }
 }
 
 /// CTA_FILTER_F_* of the kernel's net/netfilter/nf_internals.h: the parts of a tuple that count.
@@ -169,6 +178,10 @@ extension NetlinkMessage {
                     $0.put((address.family == .v4 ? CTA_IP_V4_SRC : CTA_IP_V6_SRC).rawValue, bytes: address.bytes)
                 }
             }
+        }
+        if filter.isUnanswered {
+            message.put(CTA_STATUS.rawValue, UInt32(0))
+            message.put(CTA_STATUS_MASK.rawValue, IPS_SEEN_REPLY.rawValue.bigEndian)
         }
         message.nest(CTA_FILTER.rawValue) {
             $0.put(CTA_FILTER_ORIG_FLAGS.rawValue, original)

@@ -8,7 +8,7 @@ enum MetricsPage {
     static func text(
         _ report: StatusReport, generation: Generation, cni: [CNIRequest.Command: CNIMetrics.Figures]
     ) -> String {
-        var page = Page()
+        var page = MetricsText()
         page.family("knetd_build_info", "gauge", "Version of the running daemon.")
         page.sample("knetd_build_info", ["version": report.version], 1)
         page.family("knetd_ready", "gauge", "Whether pods can be attached.")
@@ -28,6 +28,8 @@ enum MetricsPage {
         for range in report.ranges {
             page.sample("knetd_range_addresses_used", ["cidr": range.cidr.description], Double(range.used))
         }
+        let state = generation.state.current
+        for (_, service) in generation.services.sorted(by: { $0.key < $1.key }) { service.measure(&page, in: state) }
         reconcilers(generation.reconcilers.map { ($0.name, $0.report) }, &page)
         page.family(
             "knetd_notifications_lost_total", "counter",
@@ -55,7 +57,7 @@ enum MetricsPage {
         return page.text
     }
 
-    private static func source(_ source: SourceReport, _ page: inout Page) {
+    private static func source(_ source: SourceReport, _ page: inout MetricsText) {
         page.family("knetd_source_live", "gauge", "Whether the state is as the source has it now.")
         page.sample("knetd_source_live", [:], source.isLive ? 1 : 0)
         page.family("knetd_source_snapshot", "gauge", "Whether some of the state is from a snapshot.")
@@ -79,7 +81,7 @@ enum MetricsPage {
         }
     }
 
-    private static func reconcilers(_ reports: [(String, ReconcilerReport)], _ page: inout Page) {
+    private static func reconcilers(_ reports: [(String, ReconcilerReport)], _ page: inout MetricsText) {
         func each(_ name: String, _ type: String, _ help: String, _ value: (ReconcilerReport) -> Double) {
             page.family(name, type, help)
             for (plugin, report) in reports { page.sample(name, ["plugin": plugin], value(report)) }
@@ -92,20 +94,5 @@ enum MetricsPage {
         each("knetd_resyncs_total", "counter", "Full comparisons with the kernel.") { Double($0.resyncs) }
         each("knetd_faulty_objects", "gauge", "Objects that cannot be brought into force.") { Double($0.faults.count) }
         each("knetd_last_pass_seconds", "gauge", "Time that the last turn took.") { $0.lastPassSeconds }
-    }
-}
-
-/// Builds the text.
-private struct Page {
-    var text = ""
-
-    mutating func family(_ name: String, _ type: String, _ help: String) {
-        text += "# HELP \(name) \(help)\n# TYPE \(name) \(type)\n"
-    }
-
-    mutating func sample(_ name: String, _ labels: [String: String], _ value: Double) {
-        let pairs = labels.sorted { $0.key < $1.key }.map { "\($0.key)=\"\($0.value)\"" }.joined(separator: ",")
-        let number = value == value.rounded() && abs(value) < 1e15 ? "\(Int(value))" : "\(value)"
-        text += name + (pairs.isEmpty ? "" : "{\(pairs)}") + " \(number)\n"
     }
 }

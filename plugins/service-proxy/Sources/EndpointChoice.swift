@@ -20,6 +20,10 @@ struct EndpointChoice {
     let here: Set<Backend>
     /// Why an endpoint is in neither.
     let unused: [Backend: String]
+    /// Those that end, used or not.
+    let ending: Set<Backend>
+
+    var all: Set<Backend> { everywhere.union(here).union(unused.keys) }
 
     /// Whether there are any, on whatever node.
     var isEmpty: Bool { everywhere.isEmpty && here.isEmpty }
@@ -32,6 +36,7 @@ struct EndpointChoice {
         let near = Self.near(ready, node: node, zone: zone)
         everywhere = Set((ready.isEmpty ? ending : near).map(\.backend))
         here = Set((local.isEmpty ? localEnding : local).map(\.backend))
+        self.ending = Set(candidates.filter(\.isTerminating).map(\.backend))
         let used = everywhere.union(here)
         unused = Dictionary(
             candidates.filter { !used.contains($0.backend) }.map { ($0.backend, Self.reason($0)) }

@@ -186,6 +186,12 @@ public final class ServiceKernel: Sendable {
         forgetAffinity(done)
     }
 
+    /// Lets the streams to endpoints that are no more begin anew with their next packet: whoever gets it knows nothing of
+    /// them, and resets them.
+    func reset(_ streams: [(frontend: FrontendID, endpoint: IPAddress)]) {
+        try? Conntrack().forget(streams.map { $0.frontend.connections(to: $0.endpoint) })
+    }
+
     /// Clients are not led any more to an endpoint that is not their service's.
     private func forgetAffinity(_ steps: [Step]) {
         var kept: [SetName: [FrontendID: Set<Backend>]] = [:]
@@ -261,17 +267,24 @@ private struct Step {
         return changes
     }
 
-    /// Connections of UDP that would go on the old way: to an endpoint that is gone, or to none at all.
+    /// Connections that would go on the old way: to no endpoint at all, or to one that is gone. A stream is left at its
+    /// endpoint, which may be about to end it in order.
     var staleConnections: [ConnectionFilter] {
-        guard let id = (new ?? old)?.id, id.transport == .udp else { return [] }
+        guard let id = (new ?? old)?.id else { return [] }
         let (before, after) = (old?.backends ?? [], new?.backends ?? [])
+        let isStream = id.transport != .udp
         if before.isEmpty, !after.isEmpty {
-            return [ConnectionFilter(transport: id.transport.number, destination: id.address, destinationPort: id.port)]
+            return [id.connections(to: isStream ? id.address : nil, isUnanswered: isStream)]
         }
-        return Set(before.subtracting(after).map(\.address)).map {
-            ConnectionFilter(
-                transport: id.transport.number, destination: id.address, destinationPort: id.port, answerer: $0)
-        }
+        return isStream ? [] : Set(before.subtracting(after).map(\.address)).map { id.connections(to: $0) }
+    }
+}
+
+extension FrontendID {
+    fileprivate func connections(to answerer: IPAddress?, isUnanswered: Bool = false) -> ConnectionFilter {
+        ConnectionFilter(
+            transport: transport.number, destination: address, destinationPort: port, answerer: answerer,
+            isUnanswered: isUnanswered)
     }
 }
 

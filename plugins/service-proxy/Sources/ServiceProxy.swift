@@ -46,16 +46,15 @@ public final class ServiceProxy: Plugin, PluginService {
     private let options: Settings
     private let kernel: ServiceKernel
     private let health: ServiceHealth
-    private let seen = Mutex(Seen())
-
+    private let endings: ServiceEndings
+    private let delay = ProgrammingDelay()
     /// What all services were last planned with.
-    private struct Seen {
-        var viewpoint: Viewpoint?
-    }
+    private let seen = Mutex<Viewpoint?>(nil)
 
     public init(_ settings: Settings, kernel: ServiceKernel) {
         options = settings
         self.kernel = kernel
+        endings = ServiceEndings(kernel)
         health = ServiceHealth(address: Endpoint(settings.healthzAddress))
     }
 
@@ -88,8 +87,8 @@ public final class ServiceProxy: Plugin, PluginService {
     public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {
         let viewpoint = viewpoint(state)
         let isNew = seen.withLock { seen in
-            defer { seen.viewpoint = viewpoint }
-            return seen.viewpoint != viewpoint
+            defer { seen = viewpoint }
+            return seen != viewpoint
         }
         let own = keys.filter { [.service, .attachment, .local].contains($0.kind) }
         return isNew ? own.union(state.services.keys) : own
@@ -106,10 +105,14 @@ public final class ServiceProxy: Plugin, PluginService {
         case .service:
             guard let service = state.services[key], let viewpoint = viewpoint(state) else {
                 health.note(key, nil, nil)
+                endings.note(key, nil)
                 return []
             }
-            let plan = ServicePlan(service, slices: state.slices(of: key), from: viewpoint)
+            let slices = state.slices(of: key)
+            let plan = ServicePlan(service, slices: slices, from: viewpoint)
             health.note(key, service, plan)
+            endings.note(key, plan)
+            delay.note(slices)
             let entries =
                 plan.clusterIPs.map(ServiceEntry.clusterIP)
                 + plan.frontends.sorted { $0.key < $1.key }.map { ServiceEntry.frontend($0.value) }
@@ -124,6 +127,17 @@ public final class ServiceProxy: Plugin, PluginService {
     public func read() throws -> [ServiceEntry] { try kernel.read() }
 
     public func apply(_ changes: KernelChanges<ServiceEntry>) -> KernelOutcome<ServiceEntry> { kernel.apply(changes) }
+
+    public func settled() {
+        endings.resetStreams()
+        delay.observe()
+    }
+
+    public func measure(_ page: inout MetricsText, in state: ClusterState) {
+        page.family("knetd_services", "gauge", "Services that are known.")
+        page.sample("knetd_services", [:], Double(state.services.count))
+        delay.measure(&page)
+    }
 }
 
 extension [CIDR] {

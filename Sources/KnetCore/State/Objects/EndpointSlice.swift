@@ -65,12 +65,20 @@ public struct EndpointSlice: ClusterObject {
     public var addressType: String
     public var endpoints: [Endpoint]?
     public var ports: [Port]?
+    /// When the pod or Service changed that led to this version of the slice, in seconds since 1970
+    /// (`endpoints.kubernetes.io/last-change-trigger-time`).
+    public var triggered: Double?
 
-    public init(metadata: Metadata, addressType: String, endpoints: [Endpoint]?, ports: [Port]?) {
+    private enum CodingKeys: String, CodingKey { case metadata, addressType, endpoints, ports }
+
+    public init(
+        metadata: Metadata, addressType: String, endpoints: [Endpoint]?, ports: [Port]?, triggered: Double? = nil
+    ) {
         self.metadata = metadata
         self.addressType = addressType
         self.endpoints = endpoints
         self.ports = ports
+        self.triggered = triggered
     }
 
     public init(
