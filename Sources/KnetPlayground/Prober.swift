@@ -176,13 +176,19 @@ public final class DatagramClient {
 public final class StreamClient: Sendable {
     private let descriptor: SharedDescriptor
 
-    /// - Parameter milliseconds: how long one answer may take.
+    /// - Parameters:
+    ///   - ownPort: the client's; 0: any.
+    ///   - milliseconds: how long one answer may take.
     public init(
-        to address: IPAddress, port: UInt16 = EchoServer.longPort, in namespace: NetworkNamespace,
+        to address: IPAddress, port: UInt16 = EchoServer.longPort, in namespace: NetworkNamespace, ownPort: UInt16 = 0,
         milliseconds: Int = 2000
     ) throws {
         descriptor = try namespace.run { () throws -> SharedDescriptor in
             let descriptor = try Sockets.open(address.family, SOCK_STREAM, milliseconds: milliseconds)
+            let anyAddress: IPAddress = address.family == .v4 ? .v4(0) : .v6(0)
+            try Sockets.with(anyAddress, port: ownPort) { pointer, length in
+                _ = try syscall("bind") { bind(descriptor.number, pointer, length) }
+            }
             try Sockets.connect(descriptor.number, to: address, port: port)
             return SharedDescriptor(descriptor)
         }

@@ -401,4 +401,128 @@ import Testing
             }
         }
     }
+
+    @Test func streamsToAnEndpointThatIsGoneAreReset() throws {
+        try withServices { stage in
+            let service = Stage.service("web", 1, ports: [["port": 80, "targetPort": 7008]])
+            let target: [JSONValue] = [["port": 7008]]
+            let ending: [String: JSONValue] = ["ready": false, "serving": true, "terminating": true]
+            try stage.put([service] + stage.slices("web", [.init(pod: "b")], ports: target))
+            let namespace = try stage.playground.namespace("c1")
+            func clients() throws -> [StreamClient] {
+                try IPFamily.allCases.map { family in
+                    let address = try stage.ip(Stage.clusterIP(1, family))
+                    var client: StreamClient?
+                    try eventually(within: 4) {
+                        client = try? StreamClient(to: address, port: 80, in: namespace, milliseconds: 1500)
+                        return client != nil
+                    }
+                    return try #require(client)
+                }
+            }
+            func expectReset(_ clients: [StreamClient]) {
+                for client in clients {
+                    do {
+                        try client.exchange(bytes: 100)
+                        Issue.record("answered")
+                    } catch let error as SystemError {
+                        #expect(error.errno == ECONNRESET || error.errno == EPIPE, "\(error)")
+                    } catch {
+                        // A reset that came between sending and receiving.
+                        #expect("\(error)".contains("closed"), "\(error)")
+                    }
+                }
+            }
+            let streams = try clients()
+            // While it ends, it is spoken to.
+            try stage.put(
+                [service]
+                    + stage.slices("web", [.init(pod: "a"), .init(pod: "b", conditions: ending)], ports: target))
+            let a = try stage.address("a", .v4)
+            try eventually(within: 4) {
+                try shell("nft list map inet knetd_services endpoints_tcp4", in: stage.playground.namespace("node1"))
+                    .contains("\(a)")
+            }
+            for stream in streams { try stream.exchange(bytes: 100) }
+            let gone = try stage.slices("web", [.init(pod: "a")], ports: target)
+            try stage.playground.deletePod("b")
+            try stage.put([service] + gone)
+            usleep(500_000)
+            expectReset(streams)
+            // The last one goes too.
+            let others = try clients()
+            try stage.put([service] + stage.slices("web", [.init(pod: "a", conditions: ending)], ports: target))
+            usleep(500_000)
+            for stream in others { try stream.exchange(bytes: 100) }
+            try stage.put([service])
+            usleep(500_000)
+            expectReset(others)
+        }
+    }
+
+    @Test func aConnectionFromBeforeTheServiceDoesNotKeepItsPort() throws {
+        try withServices(nodes: 1, servers: [("a", "node1")]) { stage in
+            let namespace = try stage.playground.namespace("c1")
+            func connect(_ family: IPFamily) throws -> Bool {
+                let address = try stage.ip(Stage.clusterIP(1, family))
+                let client = try? StreamClient(
+                    to: address, port: 80, in: namespace, ownPort: family == .v4 ? 45_674 : 45_676, milliseconds: 300)
+                try client?.exchange(bytes: 10)
+                return client != nil
+            }
+            for family in IPFamily.allCases { #expect(try !connect(family)) }
+            try stage.put(
+                [Stage.service("web", 1, ports: [["port": 80, "targetPort": 7008]])]
+                    + stage.slices("web", [.init(pod: "a")], ports: [["port": 7008]]))
+            for family in IPFamily.allCases { try eventually(within: 4) { try connect(family) } }
+        }
+    }
+
+    @Test func nodePortsAreServedAtTheAddressesThatTheSettingsName() throws {
+        let plugins: JSONValue = [
+            "overlay": [:], "serviceProxy": ["nodePortAddresses": ["203.0.113.0/24", "192.0.2.0/24", "127.0.0.0/8"]],
+        ]
+        try withServices(["plugins": plugins], nodes: 1, servers: [("a", "node1")]) { stage in
+            let ports: [JSONValue] = [["port": 80, "targetPort": 7007, "nodePort": 30080]]
+            let node = try stage.playground.namespace("node1")
+            _ = try shell("ip address add 192.0.2.77/32 dev lo", in: node)
+            try stage.put(
+                [Stage.service("web", 1, ports: ports, ["type": "NodePort"])] + stage.slices("web", [.init(pod: "a")]))
+            try stage.waitFor(1) { $0.server != nil }
+            let named = try stage.ip("192.0.2.77")
+            try eventually(within: 4) { try stage.connect(from: "c1", to: named, port: 30080).server != nil }
+            #expect(try stage.connect(from: "node1", to: named, port: 30080).server == stage.address("a", .v4))
+            for family in IPFamily.allCases {
+                let other = try stage.address("node1", family)
+                for client in ["c1", "node1", "outside"] {
+                    #expect(try stage.connect(from: client, to: other, port: 30080) == .refused, "\(client)")
+                }
+            }
+            // An address that goes takes its node ports with it.
+            _ = try shell("ip address del 192.0.2.77/32 dev lo", in: node)
+            try eventually(within: 4) {
+                try !shell("nft list set inet knetd_services services_tcp4", in: node).contains("192.0.2.77")
+            }
+        }
+    }
+
+    @Test(arguments: IPFamily.allCases) func aServiceOfOneFamilyIsServedInThatAlone(family: IPFamily) throws {
+        try withServices(nodes: 1, servers: [("a", "node1")]) { stage in
+            let ports: [JSONValue] = [["port": 80, "targetPort": 7007, "nodePort": 30080]]
+            let address = JSONValue.string(Stage.clusterIP(1, family))
+            try stage.put(
+                [
+                    Stage.service(
+                        "web", 1, ports: ports, ["type": "NodePort", "clusterIP": address, "clusterIPs": [address]])
+                ] + stage.slices("web", [.init(pod: "a")]))
+            try eventually(within: 4) { try stage.connect(from: "c1", to: 1, family).server != nil }
+            let node = try stage.address("node1", family)
+            #expect(try stage.connect(from: "outside", to: node, port: 30080).server == stage.address("a", family))
+            for other in IPFamily.allCases where other != family {
+                #expect(try stage.connect(from: "c1", to: 1, other) == .silent)
+                let node = try stage.address("node1", other)
+                #expect(try stage.connect(from: "outside", to: node, port: 30080) == .refused)
+            }
+        }
+    }
 }

@@ -86,6 +86,29 @@ import Testing
         }
     }
 
+    @Test func exactlyTheElementsThatChangeAreSent() throws {
+        try inNamespace { kernel, _ in
+            var (before, endpoints) = (frontend("10.96.0.1", backends(10)), backends(10))
+            _ = kernel.apply(KernelChanges(add: [.rules(rules), .frontend(before)]))
+            _ = try kernel.read()
+            _ = kernel.apply(KernelChanges(add: [.frontend(before)]))
+            func held() throws -> Set<Fact> { Set(try #require(kernel.frontends()[before.id]).facts) }
+            for number in 0..<100 {
+                let (old, written) = (try held(), KernelWrites.total)
+                endpoints.remove(try #require(endpoints.min()))
+                endpoints.formUnion(backends(1, UInt32(100 + number)))
+                let after = frontend("10.96.0.1", endpoints)
+                var change = KernelChanges<ServiceEntry>(add: [.frontend(after)])
+                change.replaced = [ServiceEntry.frontend(before).id: .frontend(before)]
+                #expect(kernel.apply(change).failures.map(\.reason) == [])
+                let sent = KernelWrites.total - written
+                let changed = try held().symmetricDifference(old)
+                #expect(sent == changed.count && sent > 0, "\(sent) for \(changed)")
+                before = after
+            }
+        }
+    }
+
     @Test func rulesOfOthersAreSeen() throws {
         try inNamespace { kernel, nftables in
             _ = kernel.apply(KernelChanges(add: [.rules(rules)]))
