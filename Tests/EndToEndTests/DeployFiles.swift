@@ -32,10 +32,21 @@ enum DeployFiles {
         var description: String { "\(verb) \(group.isEmpty ? "" : "\(group)/")\(resource)" }
     }
 
-    /// What the ClusterRole allows.
-    static func permissions() throws -> Set<Permission> {
+    /// An overlay's objects of a kind: the base's and those of its components.
+    static func objects(_ kind: String, of overlay: String) throws -> [JSONValue] {
+        let components = try documents("overlays/\(overlay)/kustomization.yaml").first?["components"]?.array ?? []
+        return try base(kind)
+            + components.compactMap(\.string).flatMap { component in
+                let folder = "overlays/\(overlay)/\(component)"
+                let resources = try documents("\(folder)/kustomization.yaml").first?["resources"]?.array ?? []
+                return try resources.compactMap(\.string).flatMap { try documents("\(folder)/\($0)") }
+            }.filter { $0["kind"]?.string == kind }
+    }
+
+    /// What an overlay's ClusterRoles allow.
+    static func permissions(_ overlay: String) throws -> Set<Permission> {
         var allowed: Set<Permission> = []
-        for rule in try base("ClusterRole").flatMap({ $0["rules"]?.array ?? [] }) {
+        for rule in try objects("ClusterRole", of: overlay).flatMap({ $0["rules"]?.array ?? [] }) {
             #expect(Set((rule.object ?? [:]).keys) == ["apiGroups", "resources", "verbs"])
             let parts = ["apiGroups", "resources", "verbs"].map { (rule[$0]?.array ?? []).compactMap(\.string) }
             for group in parts[0] {

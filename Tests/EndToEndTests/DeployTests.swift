@@ -120,21 +120,22 @@ import Testing
     }
 
     @Test(arguments: overlays) func rolesAllowWhatTheCodeAsksForAndNothingElse(overlay: String) throws {
-        let allowed = try DeployFiles.permissions()
+        let allowed = try DeployFiles.permissions(overlay)
         let asked = try Self.asked(Self.configuration(overlay))
         #expect(allowed.subtracting(asked).isEmpty, "too wide")
         #expect(asked.subtracting(allowed).isEmpty, "too narrow")
-        #expect(try DeployFiles.base("Role").isEmpty && DeployFiles.base("RoleBinding").isEmpty)
+        for kind in ["Role", "RoleBinding"] { #expect(try DeployFiles.objects(kind, of: overlay).isEmpty) }
     }
 
-    @Test func theRoleIsBoundToTheDaemonSetsAccountAlone() throws {
+    @Test(arguments: overlays) func rolesAreBoundToTheDaemonSetsAccountAlone(overlay: String) throws {
         let account = try #require(DeployFiles.base("ServiceAccount").first?["metadata"]?["name"])
         let namespace = try #require(DeployFiles.documents("base/kustomization.yaml").first?["namespace"])
-        let bindings = try DeployFiles.base("ClusterRoleBinding")
-        #expect(bindings.count == 1)
-        #expect(bindings.first?["subjects"] == [["kind": "ServiceAccount", "name": account, "namespace": namespace]])
-        #expect(
-            bindings.first?["roleRef"]?["name"] == (try DeployFiles.base("ClusterRole").first?["metadata"]?["name"]))
+        let bindings = try DeployFiles.objects("ClusterRoleBinding", of: overlay)
+        for binding in bindings {
+            #expect(binding["subjects"] == [["kind": "ServiceAccount", "name": account, "namespace": namespace]])
+        }
+        let roles = try DeployFiles.objects("ClusterRole", of: overlay)
+        #expect(bindings.map { $0["roleRef"]?["name"] } == roles.map { $0["metadata"]?["name"] })
         #expect(try Self.pod().spec["serviceAccountName"] == account)
     }
 

@@ -55,7 +55,10 @@ import Testing
     /// role allows what was asked.
     @Test(arguments: DeployFiles.names(in: "overlays")) func asDeployedNodesReachEachOther(overlay: String) throws {
         let file = URL(fileURLWithPath: "\(DeployFiles.folder)/overlays/\(overlay)/knetd.json")
-        let configuration = try JSONValue(parsing: Data(contentsOf: file))
+        var configuration = try #require(JSONValue(parsing: Data(contentsOf: file)).object)
+        let plugins = configuration["plugins"] ?? [:]
+        // Servers that the overlay names are not in this network.
+        configuration["cluster"] = ["kubernetes": [:]]
         let container = try #require(
             DeployFiles.base("DaemonSet").first?["spec"]?["template"]?["spec"]?["containers"]?.array?.first)
         let rights = (container["securityContext"]?["capabilities"]?["add"]?.array ?? []).compactMap(\.string)
@@ -73,7 +76,7 @@ import Testing
         var server: PlaygroundServer?
         defer { server?.stop() }
         try withPlayground(
-            nodes: 2, configuration,
+            nodes: 2, .object(configuration),
             daemon: [
                 "KUBERNETES_SERVICE_HOST": PlaygroundServer.serviceAddress,
                 "KUBERNETES_SERVICE_PORT": "\(PlaygroundServer.port)", "TOKEN": token,
@@ -91,21 +94,39 @@ import Testing
         ) { playground in
             let server = try #require(server)
             for node in playground.nodeNames { try playground.addPod("\(node)-a", node: node) }
-            let mtu: [IPFamily: Int] = overlay == "routed" ? [.v4: 1500, .v6: 1500] : [.v4: 1450, .v6: 1430]
+            let mtu: [IPFamily: Int] = plugins["routed"] != nil ? [.v4: 1500, .v6: 1500] : [.v4: 1450, .v6: 1430]
             let report = try ConnectivityReport(playground, mtu: mtu)
             #expect(report.failures.isEmpty, "\(report.failures)")
             for name in playground.nodeNames {
                 try eventually(within: 5) { server.node(name)?["status"]?["conditions"] != nil }
             }
+            if plugins["serviceProxy"] != nil { try expectAService(playground, server) }
             let asked = server.double.requests.map {
                 DeployFiles.Permission(
                     verb: $0.verb, group: $0.apiGroup,
                     resource: $0.subresource.isEmpty ? $0.resource : "\($0.resource)/\($0.subresource)")
             }
-            let allowed = try DeployFiles.permissions()
+            let allowed = try DeployFiles.permissions(overlay)
             #expect(allowed.isSuperset(of: asked))
             // Lists are read where watches cannot begin with one, or have been cut.
             #expect(allowed.subtracting(asked).allSatisfy { $0.verb == "list" })
+        }
+    }
+
+    /// A Service that is put on the server leads to its endpoint, until it is deleted there.
+    private func expectAService(_ playground: Playground, _ server: PlaygroundServer) throws {
+        let stage = try ServiceStage(playground, servers: [("a", "node2")])
+        defer { stage.stop() }
+        let objects = try [ServiceStage.service("web", 1)] + stage.slices("web", [.init(pod: "a")])
+        try server.double.putMany(objects)
+        for family in IPFamily.allCases {
+            try eventually(within: 4) {
+                try stage.connect(from: "c1", to: 1, family).server == stage.address("a", family)
+            }
+        }
+        server.double.delete(.services, namespace: "default", name: "web")
+        for family in IPFamily.allCases {
+            try eventually(within: 4) { try stage.connect(from: "c1", to: 1, family) == .silent }
         }
     }
 
