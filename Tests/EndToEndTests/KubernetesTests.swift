@@ -88,6 +88,7 @@ import Testing
                 _ = try shell("ip address add \(PlaygroundServer.serviceAddress)/32 dev lan", in: lan)
                 let started = try PlaygroundServer(playground, tls: .forTests, tokens: [token])
                 try started.take(playground)
+                try started.double.putMany(Self.apiService)
                 server = started
                 return configuration["cluster"] ?? [:]
             }
@@ -113,20 +114,38 @@ import Testing
         }
     }
 
+    /// The Service `kubernetes`, as every cluster has it.
+    private static var apiService: [JSONValue] {
+        let port = JSONValue.integer(Int(PlaygroundServer.port))
+        return [
+            [
+                "kind": "Service", "apiVersion": "v1", "metadata": ["name": "kubernetes"],
+                "spec": [
+                    "clusterIP": .string(PlaygroundServer.serviceAddress), "ports": [["name": "https", "port": port]],
+                ],
+            ],
+            [
+                "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "addressType": "IPv4",
+                "metadata": ["name": "kubernetes", "labels": [EndpointSlice.serviceLabel: "kubernetes"]],
+                "ports": [["name": "https", "port": port]], "endpoints": [["addresses": ["192.168.77.1"]]],
+            ],
+        ]
+    }
+
     /// A Service that is put on the server leads to its endpoint, until it is deleted there.
     private func expectAService(_ playground: Playground, _ server: PlaygroundServer) throws {
         let stage = try ServiceStage(playground, servers: [("a", "node2")])
         defer { stage.stop() }
-        let objects = try [ServiceStage.service("web", 1)] + stage.slices("web", [.init(pod: "a")])
+        let objects = try [ServiceStage.service("web", 2)] + stage.slices("web", [.init(pod: "a")])
         try server.double.putMany(objects)
         for family in IPFamily.allCases {
             try eventually(within: 4) {
-                try stage.connect(from: "c1", to: 1, family).server == stage.address("a", family)
+                try stage.connect(from: "c1", to: 2, family).server == stage.address("a", family)
             }
         }
         server.double.delete(.services, namespace: "default", name: "web")
         for family in IPFamily.allCases {
-            try eventually(within: 4) { try stage.connect(from: "c1", to: 1, family) == .silent }
+            try eventually(within: 4) { try stage.connect(from: "c1", to: 2, family) == .silent }
         }
     }
 

@@ -48,8 +48,10 @@ final class NodePublisher: Sendable {
             group.addTask {
                 // A node that is not up yet gets up without a change of the cluster's.
                 while !Task.isCancelled {
+                    // Looked at before the waking: what comes up in between is seen by one of the two.
+                    let pause = self.isUp() ? Self.patience : Self.interval
                     waker.yield()
-                    try? await Task.sleep(for: self.isUp() ? Self.patience : Self.interval)
+                    try? await Task.sleep(for: pause)
                 }
                 waker.finish()
             }

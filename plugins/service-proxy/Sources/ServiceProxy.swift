@@ -91,16 +91,16 @@ public final class ServiceProxy: Plugin, PluginService {
             return seen != viewpoint
         }
         let own = keys.filter { [.service, .attachment, .local].contains($0.kind) }
-        return isNew ? own.union(state.services.keys) : own
+        return isNew ? own.union(state.services.keys).union([.local]) : own
     }
 
     public func entries(for key: ObjectKey, in state: ClusterState) throws -> [ServiceEntry] {
         switch key.kind {
         case .local:
             guard let local = state.local else { return [] }
-            return [
-                .rules(ServiceRules(ranges: local.podCIDRs.sorted(), serviceRanges: options.serviceCIDRs.disjoint))
-            ]
+            // Until Services are known, another proxy's rules may be the way to the API server.
+            let ranges = viewpoint(state) == nil ? [] : options.serviceCIDRs.disjoint
+            return [.rules(ServiceRules(ranges: local.podCIDRs.sorted(), serviceRanges: ranges))]
         case .attachment: return (state.attachments[key]?.addresses ?? []).map(ServiceEntry.hairpin)
         case .service:
             guard let service = state.services[key], let viewpoint = viewpoint(state) else {
