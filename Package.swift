@@ -7,6 +7,15 @@ let plugins: [(trait: String, folder: String, summary: String)] = [
     ("Overlay", "overlay", "VXLAN between nodes, in Flannel's dialect"),
     ("Routed", "routed", "direct routes to nodes on the same subnet"),
     ("ServiceProxy", "service-proxy", "Kubernetes Services by nftables"),
+    ("DNS", "dns", "the cluster's names, and a cache for all others"),
+]
+
+/// What plugins use beside the common libraries.
+let libraries: [String: [Target.Dependency]] = [
+    "DNS": [
+        .product(name: "Logging", package: "swift-log"), .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOPosix", package: "swift-nio"), .product(name: "NIOSSL", package: "swift-nio-ssl"),
+    ]
 ]
 
 let strict: [SwiftSetting] =
@@ -23,7 +32,7 @@ let pluginTargets: [Target] = plugins.flatMap { plugin -> [Target] in
             dependencies: [
                 "KnetCore", "KnetLinux", "KnetDataplane",
                 .product(name: "HashTreeCollections", package: "swift-collections"),
-            ],
+            ] + libraries[plugin.trait, default: []],
             path: "plugins/\(plugin.folder)/Sources",
             swiftSettings: strict
         ),
@@ -31,7 +40,7 @@ let pluginTargets: [Target] = plugins.flatMap { plugin -> [Target] in
             name: "\(plugin.trait)PluginTests",
             dependencies: [
                 "KnetCore", "KnetLinux", "KnetDataplane", "TestSupport", .byName(name: "\(plugin.trait)Plugin"),
-            ],
+            ] + libraries[plugin.trait, default: []],
             path: "plugins/\(plugin.folder)/Tests",
             swiftSettings: strict
         ),

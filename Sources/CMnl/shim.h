@@ -48,6 +48,18 @@ static const int knet_clone_newnet = 0x40000000;   // <linux/sched.h> CLONE_NEWN
 static const unsigned long knet_ms_bind = 4096;    // <linux/mount.h> MS_BIND
 static const int knet_mnt_detach = 2;              // <linux/fs.h> MNT_DETACH
 
+// Several datagrams by one call (recvmmsg(2), sendmmsg(2)).
+struct knet_mmsghdr {
+    struct msghdr msg_hdr;
+    unsigned int msg_len;
+};
+static inline long knet_recvmmsg(int socket, struct knet_mmsghdr *messages, unsigned int count, int flags) {
+    return syscall(SYS_recvmmsg, socket, messages, count, flags, 0);
+}
+static inline long knet_sendmmsg(int socket, struct knet_mmsghdr *messages, unsigned int count, int flags) {
+    return syscall(SYS_sendmmsg, socket, messages, count, flags);
+}
+
 // Newer than Debian 12's glibc, kernel since 5.14: <asm-generic/socket.h>.
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71

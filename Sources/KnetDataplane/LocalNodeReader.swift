@@ -30,7 +30,9 @@ public struct LocalNodeReader: Sendable {
 
         public init(links: [Link], addresses: [LinkAddress], defaultRoutes: [Route]) {
             self.links = links
-            self.addresses = addresses
+            // What knetd itself answers at is no address of the node.
+            let served = Set(links.filter { $0.name == DomainServiceLink.name }.map(\.index))
+            self.addresses = addresses.filter { !served.contains($0.index) }
             self.defaultRoutes = defaultRoutes
         }
 

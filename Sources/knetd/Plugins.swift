@@ -1,7 +1,11 @@
 import KnetCore
 import KnetDataplane
 import KnetLinux
+import Logging
 
+#if DNS
+    import DNSPlugin
+#endif
 #if Overlay
     import OverlayPlugin
 #endif
@@ -24,10 +28,17 @@ enum Plugins {
         #endif
         #if ServiceProxy
             all.append(
-                PluginEntry(ServiceProxy.settings, needs: ServiceProxy.needs, remove: ServiceKernel.remove) {
+                PluginEntry(ServiceProxy.settings, needs: { _ in ServiceProxy.needs }, remove: ServiceKernel.remove) {
                     let kernel = try ServiceKernel(nftables: $1.nftables, pool: $1.pool)
                     let proxy = ServiceProxy(try $0.decode(), kernel: kernel)
-                    return .plugin(proxy, table: ServiceKernel.table, service: proxy)
+                    return .plugin(proxy, events: [.nftables(table: ServiceKernel.table)], service: proxy)
+                })
+        #endif
+        #if DNS
+            all.append(
+                PluginEntry(DNS.settings, needs: { DNS.needs(try $0.decode()) }, remove: DNS.remove) {
+                    let dns = try DNS(try $0.decode(), nftables: $1.nftables, pool: $1.pool, logger: $1.logger)
+                    return .plugin(dns, events: [.nftables(table: DNS.table), .link, .address], service: dns)
                 })
         #endif
         return all
@@ -40,25 +51,28 @@ enum Plugins {
 struct PluginEntry: Sendable {
     enum Made {
         case dataplane(any Dataplane)
-        /// - Parameter table: the name of its nftables table; changes of others do not concern it.
-        case plugin(any Plugin, table: String, service: any PluginService)
+        /// - Parameter events: changes of the kernel that concern it.
+        case plugin(any Plugin, events: Set<KernelEvent>, service: any PluginService)
     }
 
     /// What a plugin may be made of.
     struct Surroundings {
         let nftables: Nftables
         let pool: NetlinkPool
+        let logger: Logger
     }
 
     let settings: PluginSettings
-    let needs: ClusterNeeds
+    /// What it follows of the cluster, as its part of the configuration has it.
+    let needs: @Sendable (JSONValue) throws -> ClusterNeeds
     /// From the plugin's part of the configuration, every default filled in.
     let make: @Sendable (JSONValue, Surroundings) throws -> Made
     /// Takes what it left in the kernel away, where it is not enabled; dataplanes look after each other's.
     let remove: (@Sendable (Nftables) throws -> Void)?
 
     init(
-        _ settings: PluginSettings, needs: ClusterNeeds = DataplanePlugin.needs,
+        _ settings: PluginSettings,
+        needs: @escaping @Sendable (JSONValue) throws -> ClusterNeeds = { _ in DataplanePlugin.needs },
         remove: (@Sendable (Nftables) throws -> Void)? = nil,
         make: @escaping @Sendable (JSONValue, Surroundings) throws -> Made
     ) {

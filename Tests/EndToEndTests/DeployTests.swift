@@ -104,8 +104,10 @@ import Testing
 
     /// What a knetd of this configuration asks for.
     private static func asked(_ configuration: KnetCore.Configuration) throws -> Set<DeployFiles.Permission> {
-        let enabled = Plugins.all.filter { configuration.plugins[$0.settings.name] != nil }
-        let needs = enabled.reduce(ClusterNeeds([])) { $0.union($1.needs) }
+        let needs = try Plugins.all.reduce(ClusterNeeds([])) { needs, plugin in
+            guard let settings = configuration.plugins[plugin.settings.name] else { return needs }
+            return needs.union(try plugin.needs(settings))
+        }
         var asked: Set<DeployFiles.Permission> = []
         for resource in KubernetesSource.resources(for: needs, nodeName: "node1") {
             let (group, plural) = Self.resource(of: resource.path)

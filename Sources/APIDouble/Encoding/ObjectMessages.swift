@@ -130,6 +130,9 @@ extension ProtobufMessage {
           3 value string
           4 effect string
           5 tolerationSeconds int?
+        PodDNSConfig
+          1 nameservers string[]
+          2 searches string[]
         PodSpec
           2 containers Container[]
           3 restartPolicy string
@@ -150,6 +153,7 @@ extension ProtobufMessage {
           22 tolerations Toleration[]
           24 priorityClassName string
           25 priority int?
+          26 dnsConfig PodDNSConfig
           30 enableServiceLinks bool?
           31 preemptionPolicy string?
         PodCondition

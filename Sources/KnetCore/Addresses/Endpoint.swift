@@ -4,6 +4,11 @@ public struct Endpoint: Hashable, Sendable, LosslessStringConvertible {
     /// 1…65535.
     public let port: Int
 
+    public init(address: IPAddress, port: Int) {
+        self.address = address
+        self.port = port
+    }
+
     public init?(_ text: String) {
         guard let colon = text.lastIndex(of: ":"), let port = Int(text[text.index(after: colon)...]),
             (1...65535).contains(port), String(port) == text[text.index(after: colon)...]

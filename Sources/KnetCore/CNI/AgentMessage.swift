@@ -4,8 +4,8 @@
 public enum AgentRequest: Sendable, Codable {
     case cni(CNIRequest)
     case status
-    /// What a plugin has to tell of one of its objects, or of all.
-    case describe(plugin: String, name: String?)
+    /// What a plugin has to tell; the words say of what.
+    case describe(plugin: String, words: [String])
 }
 
 public struct AgentReply: Sendable, Codable {

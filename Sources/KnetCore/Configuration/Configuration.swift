@@ -100,11 +100,14 @@ public struct PluginSettings: Sendable {
     public let name: String
     /// Whether it carries pod traffic between nodes; exactly one such plugin runs.
     public let isDataplane: Bool
+    /// Whether it runs where the configuration names no plugins.
+    public let isDefault: Bool
     public let fields: [Field]
 
-    public init(name: String, isDataplane: Bool, fields: [Field]) {
+    public init(name: String, isDataplane: Bool, isDefault: Bool = true, fields: [Field]) {
         self.name = name
         self.isDataplane = isDataplane
+        self.isDefault = isDefault
         self.fields = fields
     }
 }
@@ -283,10 +286,10 @@ public struct ConfigurationReader: Sendable {
         ])
     }
 
-    /// The first dataplane and every other plugin of this build.
+    /// The first dataplane and the other plugins of this build that run without being asked for.
     private var defaultPlugins: JSONValue {
         let chosen = compiledIn.first { $0.isDataplane }.map { [$0] } ?? []
-        let others = compiledIn.filter { !$0.isDataplane }
+        let others = compiledIn.filter { !$0.isDataplane && $0.isDefault }
         return .object(Dictionary(uniqueKeysWithValues: (chosen + others).map { ($0.name, JSONValue.object([:])) }))
     }
 

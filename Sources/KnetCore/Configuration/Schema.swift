@@ -14,6 +14,7 @@ extension Shape {
                 "type": "object", "additionalProperties": false,
                 "properties": .object(
                     Dictionary(uniqueKeysWithValues: fields.map { ($0.name, $0.schema) })),
+                "required": .array(fields.filter(\.isRequired).map { .string($0.name) }),
             ]
         case .either(let shapes): ["anyOf": .array(shapes.map(\.schema))]
         }
@@ -32,7 +33,7 @@ extension Field {
 extension TextFormat {
     fileprivate var schema: [String: JSONValue] {
         switch self {
-        case .any: ["minLength": 1]
+        case .any, .readable: ["minLength": 1]
         case .oneOf(let words): ["enum": .array(words.map(JSONValue.string))]
         case .cidr:
             [

@@ -24,6 +24,8 @@ public enum TextFormat: Sendable {
     case serverURL
     /// A network interface's name: 1 to 15 bytes without `/` or white space.
     case interfaceName
+    /// What a plugin can read; `what` names it in messages.
+    case readable(what: String, _ isReadable: @Sendable (String) -> Bool)
 }
 
 /// A member of an object.
@@ -32,13 +34,18 @@ public struct Field: Sendable {
     public let shape: Shape
     /// Taken where the file is silent; `nil` where silence has a meaning of its own.
     public let fallback: JSONValue?
+    /// Whether it must be there.
+    public let isRequired: Bool
     /// One sentence for the schema.
     public let summary: String
 
-    public init(_ name: String, _ shape: Shape, default fallback: JSONValue? = nil, _ summary: String) {
+    public init(
+        _ name: String, _ shape: Shape, default fallback: JSONValue? = nil, isRequired: Bool = false, _ summary: String
+    ) {
         self.name = name
         self.shape = shape
         self.fallback = fallback
+        self.isRequired = isRequired
         self.summary = summary
     }
 }
@@ -123,7 +130,12 @@ extension Shape {
         }
         var result: [String: JSONValue] = [:]
         for field in fields {
-            guard let value = members[field.name] ?? field.fallback else { continue }
+            guard let value = members[field.name] ?? field.fallback else {
+                guard field.isRequired else { continue }
+                problems.append(
+                    .init(path: "\(path).\(field.name)", found: "nothing", allowed: field.shape.allowed))
+                continue
+            }
             result[field.name] = field.shape.normalise(value, path: "\(path).\(field.name)", problems: &problems)
         }
         return .object(result)
@@ -179,6 +191,7 @@ extension TextFormat {
         case .absolutePath: "an absolute path"
         case .serverURL: "a server such as \"\(ServerURL.title)\""
         case .interfaceName: "an interface name of 1 to 15 bytes"
+        case .readable(let what, _): what
         }
     }
 
@@ -204,6 +217,7 @@ extension TextFormat {
             guard ServerURL(text) == nil else { return nil }
             return (nil, ServerURL("https://\(text)").map { "\"\($0)\"" })
         case .interfaceName: return InterfaceName.isValid(text) ? nil : (nil, nil)
+        case .readable(_, let isReadable): return isReadable(text) ? nil : (nil, nil)
         }
     }
 }

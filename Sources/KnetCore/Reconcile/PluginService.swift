@@ -17,15 +17,32 @@ public struct WebPage: Sendable {
 
 /// What a plugin offers beside what it keeps in the kernel.
 public protocol PluginService: Sendable {
+    /// Works until the task is cancelled: then it lets go of what others may take over.
+    func run() async
+
     /// Where it wants to be asked over HTTP now, and what answers a path there.
     /// - Parameter isHealthy: whether the plugin's entries are in force.
     func servers(
         in state: ClusterState, isHealthy: @escaping @Sendable () -> Bool
     ) -> [Endpoint: @Sendable (String) -> WebPage]
 
-    /// One of the objects that it serves, by `name` or `namespace/name`, or all of them.
-    func describe(_ name: String?, in state: ClusterState) throws -> JSONValue
+    /// What it has to tell of what the words name; of everything without any.
+    /// - Throws: why it cannot, for people.
+    func describe(_ words: [String], in state: ClusterState) async throws -> JSONValue
+
+    /// What is wrong beside the objects of the cluster.
+    var faults: [String] { get }
 
     /// Adds its measurements to `/metrics`.
     func measure(_ page: inout MetricsText, in state: ClusterState)
+}
+
+extension PluginService {
+    public func run() async {}
+
+    public var faults: [String] { [] }
+
+    public func servers(
+        in state: ClusterState, isHealthy: @escaping @Sendable () -> Bool
+    ) -> [Endpoint: @Sendable (String) -> WebPage] { [:] }
 }

@@ -48,9 +48,26 @@ public struct Histogram: Sendable {
         counts = Array(repeating: 0, count: bounds.count)
     }
 
-    public mutating func observe(_ value: Double) {
-        count += 1
-        sum += value
-        if let index = bounds.firstIndex(where: { value <= $0 }) { counts[index] += 1 }
+    public mutating func observe(_ value: Double) { observe(value, count: 1) }
+
+    /// Several measurements of one value.
+    public mutating func observe(_ value: Double, count: Int) {
+        self.count += count
+        sum += value * Double(count)
+        if let index = bounds.firstIndex(where: { value <= $0 }) { counts[index] += count }
+    }
+
+    /// Takes in measurements against the same bounds.
+    public mutating func add(_ other: Histogram) {
+        precondition(other.bounds == bounds, "histograms with other bounds cannot be added")
+        count += other.count
+        sum += other.sum
+        for index in counts.indices { counts[index] += other.counts[index] }
+    }
+
+    /// Forgets all measurements.
+    public mutating func reset() {
+        (count, sum) = (0, 0)
+        for index in counts.indices { counts[index] = 0 }
     }
 }

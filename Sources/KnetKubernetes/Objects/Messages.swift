@@ -90,7 +90,9 @@ extension Pod {
         spec = Spec(
             nodeName: wire.spec.nodeName.nonEmpty.map { shared.share($0) },
             hostNetwork: wire.spec.hostNetwork ? true : nil, hostname: wire.spec.hostname.nonEmpty,
-            subdomain: wire.spec.subdomain.nonEmpty, containers: containers.nonEmpty)
+            subdomain: wire.spec.subdomain.nonEmpty, containers: containers.nonEmpty,
+            dnsPolicy: wire.spec.dnsPolicy.nonEmpty.map { shared.share($0) },
+            dnsConfig: wire.spec.dnsConfig.searches.nonEmpty.map { DNSConfig(searches: $0) })
         let texts =
             wire.status.podIps.isEmpty ? [wire.status.podIp].filter { !$0.isEmpty } : wire.status.podIps.map(\.ip)
         status = Status(
@@ -110,6 +112,8 @@ extension Pod {
                 $0.hostNetwork = spec?.hostNetwork ?? false
                 $0.hostname = spec?.hostname ?? ""
                 $0.subdomain = spec?.subdomain ?? ""
+                $0.dnsPolicy = spec?.dnsPolicy ?? ""
+                if let searches = spec?.dnsConfig?.searches { $0.dnsConfig.searches = searches }
                 $0.containers = (spec?.containers ?? []).map { container in
                     .with { $0.ports = (container.ports ?? []).map(\.wire) }
                 }

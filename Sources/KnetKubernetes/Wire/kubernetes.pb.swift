@@ -610,45 +610,43 @@ package nonisolated struct WireCondition: Sendable {
   fileprivate var _status: String? = nil
 }
 
-package nonisolated struct WirePod: Sendable {
+package nonisolated struct WirePod: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
   package var metadata: WireObjectMeta {
-    get {_metadata ?? WireObjectMeta()}
-    set {_metadata = newValue}
+    get {_storage._metadata ?? WireObjectMeta()}
+    set {_uniqueStorage()._metadata = newValue}
   }
   /// Returns true if `metadata` has been explicitly set.
-  package var hasMetadata: Bool {self._metadata != nil}
+  package var hasMetadata: Bool {_storage._metadata != nil}
   /// Clears the value of `metadata`. Subsequent reads from it will return its default value.
-  package mutating func clearMetadata() {self._metadata = nil}
+  package mutating func clearMetadata() {_uniqueStorage()._metadata = nil}
 
   package var spec: WirePodSpec {
-    get {_spec ?? WirePodSpec()}
-    set {_spec = newValue}
+    get {_storage._spec ?? WirePodSpec()}
+    set {_uniqueStorage()._spec = newValue}
   }
   /// Returns true if `spec` has been explicitly set.
-  package var hasSpec: Bool {self._spec != nil}
+  package var hasSpec: Bool {_storage._spec != nil}
   /// Clears the value of `spec`. Subsequent reads from it will return its default value.
-  package mutating func clearSpec() {self._spec = nil}
+  package mutating func clearSpec() {_uniqueStorage()._spec = nil}
 
   package var status: WirePodStatus {
-    get {_status ?? WirePodStatus()}
-    set {_status = newValue}
+    get {_storage._status ?? WirePodStatus()}
+    set {_uniqueStorage()._status = newValue}
   }
   /// Returns true if `status` has been explicitly set.
-  package var hasStatus: Bool {self._status != nil}
+  package var hasStatus: Bool {_storage._status != nil}
   /// Clears the value of `status`. Subsequent reads from it will return its default value.
-  package mutating func clearStatus() {self._status = nil}
+  package mutating func clearStatus() {_uniqueStorage()._status = nil}
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
-  fileprivate var _metadata: WireObjectMeta? = nil
-  fileprivate var _spec: WirePodSpec? = nil
-  fileprivate var _status: WirePodStatus? = nil
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 package nonisolated struct WirePodSpec: Sendable {
@@ -657,6 +655,15 @@ package nonisolated struct WirePodSpec: Sendable {
   // methods supported on all messages.
 
   package var containers: [WireContainer] = []
+
+  package var dnsPolicy: String {
+    get {_dnsPolicy ?? String()}
+    set {_dnsPolicy = newValue}
+  }
+  /// Returns true if `dnsPolicy` has been explicitly set.
+  package var hasDnsPolicy: Bool {self._dnsPolicy != nil}
+  /// Clears the value of `dnsPolicy`. Subsequent reads from it will return its default value.
+  package mutating func clearDnsPolicy() {self._dnsPolicy = nil}
 
   package var nodeName: String {
     get {_nodeName ?? String()}
@@ -694,14 +701,37 @@ package nonisolated struct WirePodSpec: Sendable {
   /// Clears the value of `subdomain`. Subsequent reads from it will return its default value.
   package mutating func clearSubdomain() {self._subdomain = nil}
 
+  package var dnsConfig: WirePodDNSConfig {
+    get {_dnsConfig ?? WirePodDNSConfig()}
+    set {_dnsConfig = newValue}
+  }
+  /// Returns true if `dnsConfig` has been explicitly set.
+  package var hasDnsConfig: Bool {self._dnsConfig != nil}
+  /// Clears the value of `dnsConfig`. Subsequent reads from it will return its default value.
+  package mutating func clearDnsConfig() {self._dnsConfig = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
+  fileprivate var _dnsPolicy: String? = nil
   fileprivate var _nodeName: String? = nil
   fileprivate var _hostNetwork: Bool? = nil
   fileprivate var _hostname: String? = nil
   fileprivate var _subdomain: String? = nil
+  fileprivate var _dnsConfig: WirePodDNSConfig? = nil
+}
+
+package nonisolated struct WirePodDNSConfig: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var searches: [String] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
 }
 
 package nonisolated struct WireContainer: Sendable {
@@ -2308,41 +2338,81 @@ nonisolated extension WirePod: SwiftProtobuf.Message, SwiftProtobuf._MessageImpl
   package static let protoMessageName: String = "Pod"
   package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}metadata\0\u{1}spec\0\u{1}status\0")
 
+  fileprivate class _StorageClass {
+    var _metadata: WireObjectMeta? = nil
+    var _spec: WirePodSpec? = nil
+    var _status: WirePodStatus? = nil
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _metadata = source._metadata
+      _spec = source._spec
+      _status = source._status
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
+
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularMessageField(value: &self._metadata) }()
-      case 2: try { try decoder.decodeSingularMessageField(value: &self._spec) }()
-      case 3: try { try decoder.decodeSingularMessageField(value: &self._status) }()
-      default: break
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularMessageField(value: &_storage._metadata) }()
+        case 2: try { try decoder.decodeSingularMessageField(value: &_storage._spec) }()
+        case 3: try { try decoder.decodeSingularMessageField(value: &_storage._status) }()
+        default: break
+        }
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    try { if let v = self._metadata {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
-    } }()
-    try { if let v = self._spec {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
-    } }()
-    try { if let v = self._status {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
-    } }()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      try { if let v = _storage._metadata {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+      } }()
+      try { if let v = _storage._spec {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+      } }()
+      try { if let v = _storage._status {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+      } }()
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: WirePod, rhs: WirePod) -> Bool {
-    if lhs._metadata != rhs._metadata {return false}
-    if lhs._spec != rhs._spec {return false}
-    if lhs._status != rhs._status {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._metadata != rhs_storage._metadata {return false}
+        if _storage._spec != rhs_storage._spec {return false}
+        if _storage._status != rhs_storage._status {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2350,7 +2420,7 @@ nonisolated extension WirePod: SwiftProtobuf.Message, SwiftProtobuf._MessageImpl
 
 nonisolated extension WirePodSpec: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = "PodSpec"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\u{2}containers\0\u{2}\u{8}nodeName\0\u{1}hostNetwork\0\u{2}\u{5}hostname\0\u{1}subdomain\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\u{2}containers\0\u{2}\u{4}dnsPolicy\0\u{2}\u{4}nodeName\0\u{1}hostNetwork\0\u{2}\u{5}hostname\0\u{1}subdomain\0\u{2}\u{9}dnsConfig\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2359,10 +2429,12 @@ nonisolated extension WirePodSpec: SwiftProtobuf.Message, SwiftProtobuf._Message
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 2: try { try decoder.decodeRepeatedMessageField(value: &self.containers) }()
+      case 6: try { try decoder.decodeSingularStringField(value: &self._dnsPolicy) }()
       case 10: try { try decoder.decodeSingularStringField(value: &self._nodeName) }()
       case 11: try { try decoder.decodeSingularBoolField(value: &self._hostNetwork) }()
       case 16: try { try decoder.decodeSingularStringField(value: &self._hostname) }()
       case 17: try { try decoder.decodeSingularStringField(value: &self._subdomain) }()
+      case 26: try { try decoder.decodeSingularMessageField(value: &self._dnsConfig) }()
       default: break
       }
     }
@@ -2376,6 +2448,9 @@ nonisolated extension WirePodSpec: SwiftProtobuf.Message, SwiftProtobuf._Message
     if !self.containers.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.containers, fieldNumber: 2)
     }
+    try { if let v = self._dnsPolicy {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 6)
+    } }()
     try { if let v = self._nodeName {
       try visitor.visitSingularStringField(value: v, fieldNumber: 10)
     } }()
@@ -2388,15 +2463,50 @@ nonisolated extension WirePodSpec: SwiftProtobuf.Message, SwiftProtobuf._Message
     try { if let v = self._subdomain {
       try visitor.visitSingularStringField(value: v, fieldNumber: 17)
     } }()
+    try { if let v = self._dnsConfig {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 26)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: WirePodSpec, rhs: WirePodSpec) -> Bool {
     if lhs.containers != rhs.containers {return false}
+    if lhs._dnsPolicy != rhs._dnsPolicy {return false}
     if lhs._nodeName != rhs._nodeName {return false}
     if lhs._hostNetwork != rhs._hostNetwork {return false}
     if lhs._hostname != rhs._hostname {return false}
     if lhs._subdomain != rhs._subdomain {return false}
+    if lhs._dnsConfig != rhs._dnsConfig {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WirePodDNSConfig: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = "PodDNSConfig"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\u{2}searches\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 2: try { try decoder.decodeRepeatedStringField(value: &self.searches) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.searches.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.searches, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WirePodDNSConfig, rhs: WirePodDNSConfig) -> Bool {
+    if lhs.searches != rhs.searches {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -214,8 +214,8 @@ final class Daemon: ServiceLifecycle.Service {
             case .status:
                 reply = AgentReply(
                     succeeded: true, body: try await blocking { [self] in try JSONValue(encoding: status()) })
-            case .describe(let plugin, let name):
-                reply = await describe(plugin, name)
+            case .describe(let plugin, let words):
+                reply = await describe(plugin, words)
             }
         } catch {
             reply = AgentReply(succeeded: false, body: ["msg": .string("request not understood: \(error)")])
@@ -223,14 +223,21 @@ final class Daemon: ServiceLifecycle.Service {
         return (try? JSONEncoder().encode(reply)) ?? Data()
     }
 
-    private func describe(_ plugin: String, _ name: String?) async -> AgentReply {
+    private func describe(_ plugin: String, _ words: [String]) async -> AgentReply {
         let generation = generation
         do {
             guard let service = generation.services[plugin] else {
                 throw DescriptionRefused("plugins.\(plugin) is not enabled in this knetd's configuration")
             }
-            let body = try await blocking { try service.describe(name, in: generation.state.current) }
-            return AgentReply(succeeded: true, body: body)
+            let body = try await onOwnThread("knetd-describe") {
+                do {
+                    return Result<JSONValue, any Error>.success(
+                        try await service.describe(words, in: generation.state.current))
+                } catch {
+                    return .failure(error)
+                }
+            }
+            return AgentReply(succeeded: true, body: try body.get())
         } catch {
             return AgentReply(succeeded: false, body: ["msg": .string("\(error)")])
         }

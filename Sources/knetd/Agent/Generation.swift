@@ -68,8 +68,8 @@ final class Generation: Sendable {
                 try plugin.remove?(nftables)
                 continue
             }
-            needs = needs.union(plugin.needs)
-            switch try plugin.make(settings, .init(nftables: nftables, pool: pool)) {
+            needs = needs.union(try plugin.needs(settings))
+            switch try plugin.make(settings, .init(nftables: nftables, pool: pool, logger: logger)) {
             case .dataplane(let made):
                 let plugin = DataplanePlugin(made, network: configuration.network, kernel: kernel)
                 dataplane = plugin
@@ -78,10 +78,10 @@ final class Generation: Sendable {
                         // Tables of other plugins are theirs.
                         if case .nftables(let table) = event { NetworkKernel.plainTables.contains(table) } else { true }
                     })
-            case .plugin(let plugin, let table, let service):
+            case .plugin(let plugin, let events, let service):
                 let reconciler = Self.reconciler(plugin, state, configuration, logger)
                 followers.append(
-                    Follower(reconciler: reconciler) { $0 == .nftables(table: table) || $0 == .lost })
+                    Follower(reconciler: reconciler) { events.contains($0) || $0 == .lost })
                 services[plugin.name] = service
                 servers[plugin.name] = PluginServers(
                     service, state: state,
@@ -148,6 +148,7 @@ final class Generation: Sendable {
             group.addTask { await self.followLocalNode() }
             for reconciler in reconcilers { group.addTask { await reconciler.run() } }
             for server in servers.values { group.addTask { await server.run() } }
+            for service in services.values { group.addTask { await service.run() } }
             if let watch = offloadWatch { group.addTask { await watch.run() } }
         }
     }
@@ -232,10 +233,12 @@ final class Generation: Sendable {
     }
 
     /// Whether some plugin does a kube-proxy's work.
-    var hasServices: Bool { !servers.isEmpty }
+    var hasServices: Bool { services["serviceProxy"] != nil }
 
-    /// What is wrong with a plugin's servers.
-    func serverFaults(of plugin: String) -> [String] { servers[plugin]?.faults ?? [] }
+    /// What is wrong with what a plugin offers beside the kernel.
+    func serviceFaults(of plugin: String) -> [String] {
+        (servers[plugin]?.faults ?? []) + (services[plugin]?.faults ?? [])
+    }
 
     /// Why pods cannot be attached; empty where they can.
     var obstacles: [String] {

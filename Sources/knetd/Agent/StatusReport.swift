@@ -82,7 +82,7 @@ struct StatusReport: Codable {
             Plugin(
                 name: name, entries: report.entries, inForce: report.isInForce,
                 faults: report.faults.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" } + report.otherFaults
-                    + generation.serverFaults(of: name))
+                    + generation.serviceFaults(of: name))
         }
         peers = state.nodes.values.filter { $0.metadata.name != generation.nodeName }
             .sorted { $0.metadata.name < $1.metadata.name }

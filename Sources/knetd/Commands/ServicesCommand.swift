@@ -1,7 +1,5 @@
 import ArgumentParser
-import FoundationEssentials
 import KnetCore
-import KnetLinux
 
 struct ServicesCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -13,20 +11,7 @@ struct ServicesCommand: ParsableCommand {
     @Flag(help: "Print JSON.") var json = false
 
     func run() throws {
-        let request = AgentRequest.describe(plugin: "serviceProxy", name: name)
-        let data: Data
-        do {
-            data = try AgentSocket.ask(
-                config.load().agent.socketPath, JSONEncoder().encode(request), descriptor: nil, seconds: 30)
-        } catch let fault as AgentSocket.Fault {
-            complain("\(fault)\nstart the daemon with `systemctl start knetd` or `knetd run`")
-            throw ExitCode(1)
-        }
-        let reply = try JSONDecoder().decode(AgentReply.self, from: data)
-        guard reply.succeeded, let services = reply.body else {
-            complain(reply.body?["msg"]?.string ?? "the daemon gave no answer")
-            throw ExitCode(1)
-        }
+        let services = try config.describe(plugin: "serviceProxy", name.map { [$0] } ?? [])
         print(json ? services.text(pretty: true) : Self.text(services))
     }
 

@@ -65,11 +65,12 @@ public final class ServiceProxy: Plugin, PluginService {
         return health.servers(isEligible: !isLeaving, isHealthy: isHealthy)
     }
 
-    public func describe(_ name: String?, in state: ClusterState) throws -> JSONValue {
+    /// One of the Services, by `name` or `namespace/name`, or all of them.
+    public func describe(_ words: [String], in state: ClusterState) throws -> JSONValue {
         guard let viewpoint = viewpoint(state) else {
             throw ServiceDescription.Unknown(description: "the cluster's Services have not been read yet")
         }
-        return try ServiceDescription.all(name, in: state, from: viewpoint, kernel: kernel.frontends())
+        return try ServiceDescription.all(words.first, in: state, from: viewpoint, kernel: kernel.frontends())
     }
 
     /// - Returns: `nil` while not everything is known: services without their endpoints would be refused.

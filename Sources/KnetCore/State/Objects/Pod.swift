@@ -32,16 +32,28 @@ public struct Pod: ClusterObject {
 
         public init(ports: [Port]?) { self.ports = ports }
     }
+    /// What a pod adds to its resolver's file.
+    public struct DNSConfig: Hashable, Sendable, Decodable {
+        public var searches: [String]?
+
+        public init(searches: [String]?) { self.searches = searches }
+    }
     public struct Spec: Hashable, Sendable, Decodable {
         public var nodeName: String?
         public var hostNetwork: Bool?
         public var hostname: String?
         public var subdomain: String?
         public var containers: [Container]?
+        /// `ClusterFirst`, `ClusterFirstWithHostNet`, `Default` or `None`.
+        public var dnsPolicy: String?
+        public var dnsConfig: DNSConfig?
 
         public init(
-            nodeName: String?, hostNetwork: Bool?, hostname: String?, subdomain: String?, containers: [Container]?
+            nodeName: String?, hostNetwork: Bool?, hostname: String?, subdomain: String?, containers: [Container]?,
+            dnsPolicy: String? = nil, dnsConfig: DNSConfig? = nil
         ) {
+            self.dnsPolicy = dnsPolicy
+            self.dnsConfig = dnsConfig
             self.nodeName = nodeName
             self.hostNetwork = hostNetwork
             self.hostname = hostname

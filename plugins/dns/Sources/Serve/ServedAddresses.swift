@@ -1,0 +1,182 @@
+import CMnl
+import Glibc
+import KnetCore
+import KnetLinux
+import Synchronization
+
+/// The addresses at which queries are answered: on a device whose other end lies in a network namespace that only this process
+/// holds. However the process ends, the kernel takes device and addresses away, and queries go the way of any Service again.
+final class ServedAddresses: Sendable {
+    private struct State {
+        var namespace: NetworkNamespace?
+        var listeners: [IPAddress: Listener] = [:]
+    }
+
+    private struct Listener {
+        /// One for each thread.
+        let datagrams: [SharedDescriptor]
+        let streams: StreamServer
+    }
+
+    private let pool: NetlinkPool
+    private let servers: [DatagramServer]
+    private let makeStreamServer: @Sendable (SharedDescriptor) throws -> StreamServer
+    private let state = Mutex(State())
+
+    private static let port: UInt16 = 53
+    /// Bytes of queries that wait for a thread.
+    private static let receiveBuffer: Int32 = 4 << 20
+
+    init(
+        pool: NetlinkPool, servers: [DatagramServer],
+        makeStreamServer: @escaping @Sendable (SharedDescriptor) throws -> StreamServer
+    ) {
+        self.pool = pool
+        self.servers = servers
+        self.makeStreamServer = makeStreamServer
+    }
+
+    /// The addresses that are on the device and listened at.
+    func read() throws -> [IPAddress] {
+        let served = state.withLock { Set($0.listeners.keys) }
+        return try pool.with { socket in
+            guard let link = try socket.links().first(where: { $0.name == DomainServiceLink.name }), link.isUp else {
+                return []
+            }
+            return try socket.addresses().filter { $0.index == link.index }.map(\.address).filter(served.contains)
+        }
+    }
+
+    /// Listens first: a query that comes with the address finds somebody.
+    func add(_ address: IPAddress) throws {
+        if state.withLock({ $0.listeners[address] }) == nil {
+            let listener = Listener(
+                datagrams: try servers.map { _ in try Self.socket(address, SOCK_DGRAM) },
+                streams: try makeStreamServer(Self.socket(address, SOCK_STREAM)))
+            for (server, socket) in zip(servers, listener.datagrams) { server.add(socket) }
+            state.withLock { $0.listeners[address] = listener }
+        }
+        do {
+            try pool.with { socket in
+                let index = try device(socket)
+                try socket.request(.addAddress(address, prefixLength: address.family.bits, index: index))
+            }
+        } catch {
+            stopListening(at: address)
+            throw error
+        }
+    }
+
+    func remove(_ address: IPAddress) throws {
+        defer { stopListening(at: address) }
+        try pool.with { socket in
+            guard let link = try? socket.link(named: DomainServiceLink.name) else { return }
+            try socket.request(.deleteAddress(address, prefixLength: address.family.bits, index: link.index))
+        }
+    }
+
+    /// Stops listening, and lets the kernel take the device.
+    func close() {
+        try? pool.with { try $0.deleteLinks([DomainServiceLink.name]) }
+        for address in state.withLock({ Array($0.listeners.keys) }) { stopListening(at: address) }
+        state.withLock { $0.namespace = nil }
+    }
+
+    private func stopListening(at address: IPAddress) {
+        guard let listener = state.withLock({ $0.listeners.removeValue(forKey: address) }) else { return }
+        for (server, socket) in zip(servers, listener.datagrams) { server.remove(socket) }
+        listener.streams.stop()
+    }
+
+    /// - Returns: the device's index; it is made where it is not there.
+    private func device(_ socket: NetlinkSocket) throws -> Int32 {
+        let link = try socket.links().first { $0.name == DomainServiceLink.name }
+        if let link, link.alias == DomainServiceLink.alias, link.isUp, state.withLock({ $0.namespace }) != nil {
+            return link.index
+        }
+        if let link {
+            guard link.alias == DomainServiceLink.alias else {
+                throw SystemError(
+                    "create \(DomainServiceLink.name)", errno: EEXIST,
+                    detail: "a device of this name is not knetd's; rename it")
+            }
+            try socket.deleteLinks([DomainServiceLink.name])
+        }
+        let namespace = try NetworkNamespace.anonymous()
+        try socket.createVeth(
+            VethRequest(
+                name: DomainServiceLink.name, mac: MACAddress(derivedFrom: "dns host"), alias: DomainServiceLink.alias,
+                peerName: DomainServiceLink.name, peerMAC: MACAddress(derivedFrom: "dns peer"),
+                peerNamespace: namespace.number,
+                mtu: 1500))
+        // Without its other end up, the device has no carrier, and an address of IPv6 would never be ready.
+        try namespace.run {
+            let inside = try NetlinkSocket()
+            try inside.request(.changeLink(index: NetlinkSocket.index(of: DomainServiceLink.name), up: true))
+        }
+        state.withLock { $0.namespace = namespace }
+        return try socket.link(named: DomainServiceLink.name).index
+    }
+
+    // MARK: Sockets
+
+    private static func socket(_ address: IPAddress, _ type: __socket_type) throws -> SharedDescriptor {
+        let what = "listen on \(Endpoint(address: address, port: Int(port))) (\(type == SOCK_DGRAM ? "UDP" : "TCP"))"
+        let flags = Int32(type.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue)
+        let socket = SharedDescriptor(
+            Descriptor(owning: try syscall(what) { Glibc.socket(Int32(address.family.socketFamily), flags, 0) }))
+        func set(_ level: Int32, _ option: Int32, _ value: Int32) throws {
+            var value = value
+            try syscall(what) { setsockopt(socket.number, level, option, &value, socklen_t(MemoryLayout<Int32>.size)) }
+        }
+        try set(SOL_SOCKET, SO_REUSEADDR, 1)
+        if type == SOCK_DGRAM {
+            try set(SOL_SOCKET, SO_REUSEPORT, 1)
+            // Beyond net.core.rmem_max where that is allowed.
+            try? set(SOL_SOCKET, SO_RCVBUFFORCE, receiveBuffer)
+        }
+        if address.family == .v6 { try set(Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1) }
+        // The address comes after.
+        try set(Int32(IPPROTO_IP), IP_FREEBIND, 1)
+        do {
+            try address.withSocketAddress(port: port) { name, length in
+                try syscall(what) { bind(socket.number, name, length) }
+            }
+            if type == SOCK_STREAM { try syscall(what) { listen(socket.number, 1_024) } }
+        } catch let error as SystemError where error.errno == EADDRINUSE {
+            throw SystemError(
+                what, errno: EADDRINUSE,
+                detail: "another DNS server has this address on the node; stop it, or change plugins.dns")
+        }
+        return socket
+    }
+}
+
+extension IPAddress {
+    fileprivate func withSocketAddress(
+        port: UInt16, _ body: (UnsafePointer<sockaddr>, socklen_t) throws -> Void
+    ) throws {
+        switch self {
+        case .v4(let number):
+            var name = sockaddr_in()
+            name.sin_family = sa_family_t(AF_INET)
+            name.sin_port = port.bigEndian
+            name.sin_addr.s_addr = number.bigEndian
+            try withUnsafePointer(to: &name) {
+                try $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    try body($0, socklen_t(MemoryLayout<sockaddr_in>.size))
+                }
+            }
+        case .v6(let number):
+            var name = sockaddr_in6()
+            name.sin6_family = sa_family_t(AF_INET6)
+            name.sin6_port = port.bigEndian
+            withUnsafeMutableBytes(of: &name.sin6_addr) { $0.storeBytes(of: number.bigEndian, as: UInt128.self) }
+            try withUnsafePointer(to: &name) {
+                try $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    try body($0, socklen_t(MemoryLayout<sockaddr_in6>.size))
+                }
+            }
+        }
+    }
+}
