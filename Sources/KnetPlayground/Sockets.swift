@@ -33,29 +33,7 @@ package enum Sockets {
     package static func with<Result>(
         _ address: IPAddress, port: UInt16, _ body: (UnsafePointer<sockaddr>, socklen_t) throws -> Result
     ) rethrows -> Result {
-        var storage = sockaddr_storage()
-        let length: Int
-        switch address {
-        case .v4(let number):
-            length = MemoryLayout<sockaddr_in>.size
-            withUnsafeMutableBytes(of: &storage) {
-                $0.storeBytes(
-                    of: sockaddr_in(
-                        sin_family: sa_family_t(AF_INET), sin_port: port.bigEndian,
-                        sin_addr: in_addr(s_addr: number.bigEndian), sin_zero: (0, 0, 0, 0, 0, 0, 0, 0)),
-                    as: sockaddr_in.self)
-            }
-        case .v6:
-            length = MemoryLayout<sockaddr_in6>.size
-            var six = sockaddr_in6()
-            six.sin6_family = sa_family_t(AF_INET6)
-            six.sin6_port = port.bigEndian
-            withUnsafeMutableBytes(of: &six.sin6_addr) { $0.copyBytes(from: address.bytes) }
-            withUnsafeMutableBytes(of: &storage) { $0.storeBytes(of: six, as: sockaddr_in6.self) }
-        }
-        return try withUnsafePointer(to: &storage) {
-            try $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { try body($0, socklen_t(length)) }
-        }
+        try address.withSocketName(port: port, body)
     }
 
     package static func connect(_ descriptor: Int32, to address: IPAddress, port: UInt16) throws {
@@ -66,12 +44,7 @@ package enum Sockets {
 
     /// The address in `storage`; IPv4 inside IPv6 is shown as IPv4.
     package static func address(_ storage: sockaddr_storage) -> IPAddress? {
-        withUnsafeBytes(of: storage) { bytes in
-            if Int32(storage.ss_family) == AF_INET { return IPAddress(bytes: bytes[4..<8]) }
-            let six = bytes[8..<24]
-            let isMapped = six.prefix(12).elementsEqual([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF])
-            return IPAddress(bytes: isMapped ? six.suffix(4) : six)
-        }
+        withUnsafePointer(to: storage) { IPAddress(socketName: $0) }
     }
 
     package static func sendAll(_ descriptor: Int32, _ bytes: [UInt8]) throws {

@@ -56,15 +56,17 @@ public final class DNS: Plugin, PluginService {
         let loop = MultiThreadedEventLoopGroup.singleton.next()
         let cache = AnswerCache(settings.cache.limits)
         self.cache = cache
+        let walks = SearchWalks()
         let forwarder = Forwarder(settings.forwarding, cache: cache, on: loop)
         self.forwarder = forwarder
-        let recursor = Recursor(forwarder: forwarder, contents: published, cache: cache)
+        let recursor = Recursor(forwarder: forwarder, contents: published, cache: cache, walks: walks)
         self.recursor = recursor
         let serving = ServerSettings(settings, logger)
         let threads = settings.threads > 0 ? settings.threads : min(2, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
         servers = try (0..<threads).map { index in
             try DatagramServer(
-                recursor: recursor, forwarder: forwarder, published: published, cache: cache, settings: serving,
+                recursor: recursor, forwarder: forwarder, published: published, cache: cache, walks: walks,
+                settings: serving,
                 name: "knetd-dns-\(index)")
         }
         let counters = StreamCounters(serving)

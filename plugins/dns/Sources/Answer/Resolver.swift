@@ -30,6 +30,7 @@ final class Resolver {
     var trace: [String]?
 
     private let cache: AnswerCache
+    private let walks: SearchWalks
     /// The name asked for, in small letters, and one that is tried.
     private let name = UnsafeMutableRawBufferPointer.allocate(byteCount: 256, alignment: 8)
     private let candidate = UnsafeMutableRawBufferPointer.allocate(byteCount: 256, alignment: 8)
@@ -38,7 +39,10 @@ final class Resolver {
     /// As RFC 1034 §3.6.2 wants loops to be found.
     private static let longestChain = 10
 
-    init(cache: AnswerCache) { self.cache = cache }
+    init(cache: AnswerCache, walks: SearchWalks) {
+        self.cache = cache
+        self.walks = walks
+    }
 
     deinit {
         name.deallocate()
@@ -222,6 +226,8 @@ final class Resolver {
 
     private enum Completion {
         case answered
+        /// Somebody who should know does not tell.
+        case untold
         case missing(Question)
     }
 
@@ -232,24 +238,43 @@ final class Resolver {
         _ name: UnsafeRawBufferPointer, _ address: IPAddress, _ walk: inout Walk, _ material: borrowing Material
     ) -> Completion? {
         guard walk.query.type == RecordType.a || walk.query.type == RecordType.aaaa,
-            let client = material.contents.clients[address]
+            let client = material.contents.clients[address],
+            let domains = client.search.first(where: { (name.start(ofSuffix: $0[0].wire) ?? 0) > 0 }),
+            !walks.contains(name, of: address, now: material.now)
         else { return nil }
-        for domains in client.search {
-            guard let end = name.start(ofSuffix: domains[0].wire), end > 0 else { continue }
-            note("a search of \(client.title), at its first domain")
-            let rest = UnsafeRawBufferPointer(rebasing: name[..<end])
-            for list in [domains[1...], material.contents.hostDomains[...], client.ownDomains[...], [.root]] {
-                for domain in list {
-                    guard let tried = makeCandidate(rest, domain) else { continue }
-                    switch exists(tried, walk.query, material) {
-                    case .no: note("\(text(tried)): does not exist")
-                    case .unknown: return nil
-                    case .missing(let question): return .missing(question)
-                    case .yes:
-                        walk.answer.alias(to: tried, ttl: material.contents.ttl)
-                        return follow(tried, nil, &walk, material).map(Completion.missing) ?? .answered
-                    }
+        note("a search of \(client.title), at its first domain")
+        let rest = UnsafeRawBufferPointer(rebasing: name[..<(name.count - domains[0].wire.count)])
+        let lists = (domains[1...], material.contents.hostDomains, client.ownDomains)
+        let completion =
+            tryDomains(lists.0, rest, &walk, material) ?? tryDomains(lists.1, rest, &walk, material)
+            ?? tryDomains(lists.2, rest, &walk, material) ?? tryDomains(CollectionOfOne(.root), rest, &walk, material)
+        if case .missing? = completion { return completion }
+        if completion == nil || walk.answer.answers < 2 {
+            // The resolver goes on by itself, through names that may look like other searches.
+            for domain in Array(lists.0) + lists.1 + lists.2 + [.root] as [DomainName] {
+                if let tried = makeCandidate(rest, domain), tried.start(ofSuffix: domains[0].wire) ?? 0 > 0 {
+                    walks.insert(tried, of: address, now: material.now)
                 }
+            }
+        }
+        if case .untold? = completion { return nil }
+        return completion
+    }
+
+    /// - Returns: `nil` where the name exists in none of the domains.
+    private func tryDomains(
+        _ domains: some Collection<DomainName>, _ rest: UnsafeRawBufferPointer, _ walk: inout Walk,
+        _ material: borrowing Material
+    ) -> Completion? {
+        for domain in domains {
+            guard let tried = makeCandidate(rest, domain) else { continue }
+            switch exists(tried, walk.query, material) {
+            case .no: note("\(text(tried)): does not exist")
+            case .unknown: return .untold
+            case .missing(let question): return .missing(question)
+            case .yes:
+                walk.answer.alias(to: tried, ttl: material.contents.ttl)
+                return follow(tried, nil, &walk, material).map(Completion.missing) ?? .answered
             }
         }
         return nil

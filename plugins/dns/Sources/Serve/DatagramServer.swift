@@ -18,6 +18,7 @@ final class DatagramServer: Sendable {
     private let forwarder: Forwarder
     private let published: Published
     private let cache: AnswerCache
+    private let walks: SearchWalks
     private let settings: ServerSettings
     private let counters = Mutex(QueryCounters())
     private let commands = Mutex<[Command]>([])
@@ -29,13 +30,15 @@ final class DatagramServer: Sendable {
     private static let longestQuery = 2_048
 
     init(
-        recursor: Recursor, forwarder: Forwarder, published: Published, cache: AnswerCache, settings: ServerSettings,
+        recursor: Recursor, forwarder: Forwarder, published: Published, cache: AnswerCache, walks: SearchWalks,
+        settings: ServerSettings,
         name: String
     ) throws {
         self.recursor = recursor
         self.forwarder = forwarder
         self.published = published
         self.cache = cache
+        self.walks = walks
         self.settings = settings
         waker = SharedDescriptor(
             Descriptor(owning: try syscall("eventfd") { eventfd(0, Int32(EFD_CLOEXEC) | Int32(EFD_NONBLOCK)) }))
@@ -76,7 +79,7 @@ final class DatagramServer: Sendable {
 
         init(_ server: DatagramServer) {
             self.server = server
-            resolver = Resolver(cache: server.cache)
+            resolver = Resolver(cache: server.cache, walks: server.walks)
             gate = Gatekeeper(allowed: server.settings.allowed, rate: server.settings.rate)
             material = Resolver.Material(contents: server.published.current, now: 0)
             for index in 0..<batch {
@@ -172,7 +175,7 @@ final class DatagramServer: Sendable {
 
         /// - Returns: whether there is an answer to send at the place.
         private func answer(_ index: Int, at place: Int, _ socket: SharedDescriptor) -> Bool {
-            guard let client = IPAddress(names + index) else { return false }
+            guard let client = IPAddress(socketName: names + index) else { return false }
             let length = Int(received[index].msg_len)
             let query = UnsafeRawBufferPointer(rebasing: queries[index * longestQuery..<index * longestQuery + length])
             let room = UnsafeMutableRawBufferPointer(
@@ -228,26 +231,6 @@ final class DatagramServer: Sendable {
             counts.observe(seconds: Double(Clock.precise - start) / 1e9, count: 1)
             counters.withLock { $0.take(&counts) }
             if settings.logEvery == 1 { query.withUnsafeBytes { settings.log($0, client, facts) } }
-        }
-    }
-}
-
-extension IPAddress {
-    /// From what the kernel says of a datagram's sender.
-    fileprivate init?(_ name: UnsafeMutablePointer<sockaddr_storage>) {
-        switch Int32(name.pointee.ss_family) {
-        case AF_INET:
-            self = name.withMemoryRebound(to: sockaddr_in.self, capacity: 1) {
-                .v4(UInt32(bigEndian: $0.pointee.sin_addr.s_addr))
-            }
-        case AF_INET6:
-            self = name.withMemoryRebound(to: sockaddr_in6.self, capacity: 1) { pointer in
-                .v6(
-                    withUnsafeBytes(of: pointer.pointee.sin6_addr) {
-                        UInt128(bigEndian: $0.loadUnaligned(as: UInt128.self))
-                    })
-            }
-        default: return nil
         }
     }
 }

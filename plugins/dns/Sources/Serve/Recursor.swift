@@ -17,10 +17,10 @@ actor Recursor {
     /// As many as names in a chain, and domains of a search.
     private static let mostFetches = 24
 
-    init(forwarder: Forwarder, contents: Published, cache: AnswerCache) {
+    init(forwarder: Forwarder, contents: Published, cache: AnswerCache, walks: SearchWalks) {
         self.forwarder = forwarder
         self.contents = contents
-        resolver = Resolver(cache: cache)
+        resolver = Resolver(cache: cache, walks: walks)
     }
 
     /// Where answers are written.

@@ -139,7 +139,7 @@ final class ServedAddresses: Sendable {
         // The address comes after.
         try set(Int32(IPPROTO_IP), IP_FREEBIND, 1)
         do {
-            try address.withSocketAddress(port: port) { name, length in
+            try address.withSocketName(port: port) { name, length in
                 try syscall(what) { bind(socket.number, name, length) }
             }
             if type == SOCK_STREAM { try syscall(what) { listen(socket.number, 1_024) } }
@@ -149,34 +149,5 @@ final class ServedAddresses: Sendable {
                 detail: "another DNS server has this address on the node; stop it, or change plugins.dns")
         }
         return socket
-    }
-}
-
-extension IPAddress {
-    fileprivate func withSocketAddress(
-        port: UInt16, _ body: (UnsafePointer<sockaddr>, socklen_t) throws -> Void
-    ) throws {
-        switch self {
-        case .v4(let number):
-            var name = sockaddr_in()
-            name.sin_family = sa_family_t(AF_INET)
-            name.sin_port = port.bigEndian
-            name.sin_addr.s_addr = number.bigEndian
-            try withUnsafePointer(to: &name) {
-                try $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                    try body($0, socklen_t(MemoryLayout<sockaddr_in>.size))
-                }
-            }
-        case .v6(let number):
-            var name = sockaddr_in6()
-            name.sin6_family = sa_family_t(AF_INET6)
-            name.sin6_port = port.bigEndian
-            withUnsafeMutableBytes(of: &name.sin6_addr) { $0.storeBytes(of: number.bigEndian, as: UInt128.self) }
-            try withUnsafePointer(to: &name) {
-                try $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                    try body($0, socklen_t(MemoryLayout<sockaddr_in6>.size))
-                }
-            }
-        }
     }
 }
