@@ -10,7 +10,7 @@ SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 # Needed to build; needed by tests and demo to look at the kernel with eyes other than ours.
 BUILD_PACKAGES := libmnl-dev libnftables-dev libsqlite3-dev libyaml-dev
 TEST_PACKAGES := iproute2 nftables procps python3-jsonschema containernetworking-plugins \
-	containerd podman crun conmon busybox-static
+	containerd podman crun conmon busybox-static bind9-dnsutils knot-dnsutils python3-dnspython musl-dev
 # What the reference plugins execute, and what measures the executable.
 BENCH_PACKAGES := iptables binutils
 SOURCES := Sources Tests plugins Package.swift

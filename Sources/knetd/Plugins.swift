@@ -28,7 +28,10 @@ enum Plugins {
         #endif
         #if ServiceProxy
             all.append(
-                PluginEntry(ServiceProxy.settings, needs: { _ in ServiceProxy.needs }, remove: ServiceKernel.remove) {
+                PluginEntry(
+                    ServiceProxy.settings, needs: { _ in ServiceProxy.needs },
+                    remove: { nftables, _ in try ServiceKernel.remove(nftables) }
+                ) {
                     let kernel = try ServiceKernel(nftables: $1.nftables, pool: $1.pool)
                     let proxy = ServiceProxy(try $0.decode(), kernel: kernel)
                     return .plugin(proxy, events: [.nftables(table: ServiceKernel.table)], service: proxy)
@@ -37,7 +40,8 @@ enum Plugins {
         #if DNS
             all.append(
                 PluginEntry(DNS.settings, needs: { DNS.needs(try $0.decode()) }, remove: DNS.remove) {
-                    let dns = try DNS(try $0.decode(), nftables: $1.nftables, pool: $1.pool, logger: $1.logger)
+                    let dns = try DNS(
+                        try $0.decode(), nftables: $1.nftables, pool: $1.pool, kept: $1.kept, logger: $1.logger)
                     return .plugin(dns, events: [.nftables(table: DNS.table), .link, .address], service: dns)
                 })
         #endif
@@ -59,6 +63,7 @@ struct PluginEntry: Sendable {
     struct Surroundings {
         let nftables: Nftables
         let pool: NetlinkPool
+        let kept: KeptDescriptors
         let logger: Logger
     }
 
@@ -68,12 +73,12 @@ struct PluginEntry: Sendable {
     /// From the plugin's part of the configuration, every default filled in.
     let make: @Sendable (JSONValue, Surroundings) throws -> Made
     /// Takes what it left in the kernel away, where it is not enabled; dataplanes look after each other's.
-    let remove: (@Sendable (Nftables) throws -> Void)?
+    let remove: (@Sendable (Nftables, KeptDescriptors) throws -> Void)?
 
     init(
         _ settings: PluginSettings,
         needs: @escaping @Sendable (JSONValue) throws -> ClusterNeeds = { _ in DataplanePlugin.needs },
-        remove: (@Sendable (Nftables) throws -> Void)? = nil,
+        remove: (@Sendable (Nftables, KeptDescriptors) throws -> Void)? = nil,
         make: @escaping @Sendable (JSONValue, Surroundings) throws -> Made
     ) {
         self.settings = settings

@@ -3,11 +3,11 @@ import Glibc
 
 /// An open network namespace.
 public final class NetworkNamespace: Sendable {
-    private let descriptor: Descriptor
-    public var number: Int32 { descriptor.number }
+    /// It stays open as long as anybody has it.
+    public let shared: SharedDescriptor
+    public var number: Int32 { shared.number }
 
-    /// - Parameter description: what error messages call it.
-    public init(_ descriptor: consuming Descriptor) { self.descriptor = descriptor }
+    public init(_ descriptor: consuming Descriptor) { shared = SharedDescriptor(descriptor) }
 
     /// Opens the namespace that is bound to `path`.
     /// - Throws: `NotANamespace` where `path` is something else.

@@ -16,6 +16,7 @@ final class Daemon: ServiceLifecycle.Service {
     private let pool = NetlinkPool()
     private let kernel: NetworkKernel
     private let nftables: Nftables
+    private let kept = KeptDescriptors()
     private let sysctls: SysctlWatch
     private let attacher: PodAttacher
     private let metrics = CNIMetrics()
@@ -61,7 +62,8 @@ final class Daemon: ServiceLifecycle.Service {
             metrics: metrics, logger: logger)
         current = Mutex(
             try Self.generation(
-                configuration, allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, logger: logger)
+                configuration, allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, kept: kept,
+                logger: logger)
         )
         if allocations.voidedByReboot > 0 {
             logger.notice(
@@ -74,11 +76,11 @@ final class Daemon: ServiceLifecycle.Service {
 
     private static func generation(
         _ configuration: Configuration, allocations: AllocationStore, pool: NetlinkPool, kernel: NetworkKernel,
-        nftables: Nftables, logger: Logger
+        nftables: Nftables, kept: KeptDescriptors, logger: Logger
     ) throws -> Generation {
         try Generation(
             configuration: configuration, nodeName: configuration.node.name ?? HostName.ofNode(),
-            allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, logger: logger)
+            allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, kept: kept, logger: logger)
     }
 
     func run() async throws {
@@ -167,7 +169,8 @@ final class Daemon: ServiceLifecycle.Service {
     private func replace(_ running: Generation, with configuration: KnetCore.Configuration) {
         do {
             let next = try Self.generation(
-                configuration, allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, logger: logger)
+                configuration, allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, kept: kept,
+                logger: logger)
             current.withLock { $0 = next }
             reloadFault.withLock { $0 = nil }
             logger.notice("configuration reloaded", metadata: ["op": "reload"])

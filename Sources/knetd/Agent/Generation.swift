@@ -48,7 +48,7 @@ final class Generation: Sendable {
 
     init(
         configuration: Configuration, nodeName: String, allocations: AllocationStore, pool: NetlinkPool,
-        kernel: NetworkKernel, nftables: Nftables, logger: Logger
+        kernel: NetworkKernel, nftables: Nftables, kept: KeptDescriptors, logger: Logger
     ) throws {
         self.configuration = configuration
         self.nodeName = nodeName
@@ -65,11 +65,11 @@ final class Generation: Sendable {
         var needs = Self.askedFor
         for plugin in Plugins.all {
             guard let settings = configuration.plugins[plugin.settings.name] else {
-                try plugin.remove?(nftables)
+                try plugin.remove?(nftables, kept)
                 continue
             }
             needs = needs.union(try plugin.needs(settings))
-            switch try plugin.make(settings, .init(nftables: nftables, pool: pool, logger: logger)) {
+            switch try plugin.make(settings, .init(nftables: nftables, pool: pool, kept: kept, logger: logger)) {
             case .dataplane(let made):
                 let plugin = DataplanePlugin(made, network: configuration.network, kernel: kernel)
                 dataplane = plugin

@@ -162,7 +162,7 @@ struct CleanupCommand: ParsableCommand {
         let pool = NetlinkPool()
         let nftables = try Nftables()
         let kernel = NetworkKernel(pool: pool, nftables: nftables)
-        for plugin in Plugins.all { try plugin.remove?(nftables) }
+        for plugin in Plugins.all { try plugin.remove?(nftables, KeptDescriptors()) }
         let failures = kernel.apply(KernelChanges(remove: try kernel.read().filter(\.isRemovable))).failures
         let pods = try pool.with { socket in
             let links = try socket.links().filter { $0.alias?.hasPrefix(PodLink.aliasPrefix) == true }

@@ -37,7 +37,9 @@ public final class DNS: Plugin, PluginService {
     /// How upstreams fared when it was last looked.
     private let upstreams = Mutex<[(upstream: UpstreamAddress, health: UpstreamHealth)]>([])
 
-    public init(_ settings: DNSSettings, nftables: Nftables, pool: NetlinkPool, logger: Logger) throws {
+    public init(
+        _ settings: DNSSettings, nftables: Nftables, pool: NetlinkPool, kept: KeptDescriptors, logger: Logger
+    ) throws {
         options = settings
         domains = settings.domains.compactMap { DomainName($0) }
         let parts = settings.service.split(separator: "/").map(String.init)
@@ -71,7 +73,7 @@ public final class DNS: Plugin, PluginService {
         }
         let counters = StreamCounters(serving)
         streamCounters = counters
-        addresses = ServedAddresses(pool: pool, servers: servers) { socket in
+        addresses = ServedAddresses(pool: pool, kept: kept, servers: servers) { socket in
             try StreamServer(socket, on: loop) { query, client in await counters.answer(query, client, recursor) }
         }
         kernel = DNSKernel(rules: DNSRules(nftables), addresses: addresses, published: published)
@@ -81,7 +83,10 @@ public final class DNS: Plugin, PluginService {
     private static let hostsTTL: UInt32 = 3_600
 
     /// Takes what it left in the kernel away.
-    public static func remove(_ nftables: Nftables) throws { try DNSRules.remove(nftables) }
+    public static func remove(_ nftables: Nftables, _ kept: KeptDescriptors) throws {
+        ServedAddresses.remove(kept)
+        try DNSRules.remove(nftables)
+    }
 
     public static var table: String { DNSRules.table }
 
@@ -116,10 +121,12 @@ public final class DNS: Plugin, PluginService {
     public func entries(for key: ObjectKey, in state: ClusterState) throws -> [DNSEntry] {
         switch key.kind {
         case .local:
-            guard state.local != nil else { return [] }
+            guard state.local != nil, !addresses.isTakenOver || state.isUsable([.service, .endpointSlice]) else {
+                return []
+            }
             let served = Set(options.listen.compactMap { IPAddress($0) } + serviceAddresses(state)).sorted()
             let names = domains.compactMap { DomainNames.part($0, servers: served, ttl: UInt32(options.ttl)) }
-            return [.rules(served)] + served.map(DNSEntry.address)
+            return [.rules(served)] + served.map { .address($0, isServed: true) }
                 + names.enumerated().map { .names(ObjectKey(.local, name: "domain \($0)"), .init(part: $1)) }
         case .service: return try state.services[key].map { try entries($0, in: state) } ?? []
         case .namespace:
@@ -184,13 +191,13 @@ public final class DNS: Plugin, PluginService {
             try? await Task.sleep(for: .seconds(1))
         }
         for server in servers { server.stop() }
-        addresses.close()
+        addresses.stop()
     }
 
     private func useUpstreams() async {
         let file = await resolvConf.contents
         let given = options.upstreams.compactMap { UpstreamAddress($0) }
-        let own = Set((try? addresses.read()) ?? [])
+        let own = Set(((try? addresses.read()) ?? []).map(\.address))
         await forwarder.use(given.isEmpty ? file.servers : given, own: own)
         let unusable = given.isEmpty ? file.unusable.map { "nameserver \($0) cannot be used: it is no address" } : []
         let faults = await forwarder.faults + unusable

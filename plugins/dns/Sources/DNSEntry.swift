@@ -5,8 +5,8 @@ public import KnetCore
 public enum DNSEntry: KernelEntry {
     /// The rules for packets to and from these addresses, sorted; `nil` where rules are in force that are not ours.
     case rules([IPAddress]?)
-    /// An address at which queries are answered.
-    case address(IPAddress)
+    /// An address at which queries are answered; one that is just there, from an earlier process, is not served.
+    case address(IPAddress, isServed: Bool)
     /// The names on account of one object.
     case names(ObjectKey, Names)
     /// A pod of this node that may ask.
@@ -32,7 +32,7 @@ public enum DNSEntry: KernelEntry {
     public var id: ID {
         switch self {
         case .rules: .rules
-        case .address(let address): .address(address)
+        case .address(let address, _): .address(address)
         case .names(let key, _): .names(key)
         case .client(let address, _): .client(address)
         }
@@ -41,7 +41,7 @@ public enum DNSEntry: KernelEntry {
     public var description: String {
         switch self {
         case .rules: "table \(DNSRules.name)"
-        case .address(let address): "DNS at \(address)"
+        case .address(let address, _): "DNS at \(address)"
         case .names(let key, _): "names of \(key)"
         case .client(let address, let view): "search of \(view.client.title) at \(address)"
         }

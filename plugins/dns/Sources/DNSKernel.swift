@@ -24,7 +24,8 @@ final class DNSKernel: Sendable {
         let written = try rules.read()
         let names = held.withLock { $0.parts.map { DNSEntry.names($0.key, .init(part: $0.value)) } }
         let clients = published.current.clients.map { DNSEntry.client($0.key, .init(client: $0.value)) }
-        return (written.map { [.rules($0)] } ?? []) + (try addresses.read().map(DNSEntry.address)) + names + clients
+        return (written.map { [.rules($0)] } ?? []) + (try addresses.read().map { .address($0, isServed: $1) }) + names
+            + clients
     }
 
     func apply(_ changes: KernelChanges<DNSEntry>) -> KernelOutcome<DNSEntry> {
@@ -35,9 +36,11 @@ final class DNSKernel: Sendable {
             do { try body() } catch { outcome.failures.append(KernelFailure(entry: entry, reason: "\(error)")) }
         }
         for case .rules(let wanted?) in changes.add { attempt(.rules(wanted)) { try rules.write(wanted) } }
-        for case .address(let address) in changes.add { attempt(.address(address)) { try addresses.add(address) } }
-        for case .address(let address) in changes.remove {
-            attempt(.address(address)) { try addresses.remove(address) }
+        for case .address(let address, _) in changes.add {
+            attempt(.address(address, isServed: true)) { try addresses.add(address) }
+        }
+        for case .address(let address, let isServed) in changes.remove {
+            attempt(.address(address, isServed: isServed)) { try addresses.remove(address) }
         }
         return outcome
     }

@@ -105,18 +105,19 @@ actor Forwarder {
         let task = running[question] ?? start(question)
         // What is out of date is told if it takes too long to get better.
         guard cache.isStale(question, now: Clock.now) else { return await task.value }
-        return await withTaskGroup(of: AnswerCache.Found?.self) { group in
-            group.addTask { await task.value }
-            group.addTask { [cache] in
-                try? await Task.sleep(for: Self.patience)
-                return Task.isCancelled ? nil : cache.findStale(question, now: Clock.now)
-            }
-            defer { group.cancelAll() }
-            for await found in group {
-                if let found { return found }
-            }
-            return await task.value
+        // Not a task group: that would wait for the question too.
+        let (first, line) = AsyncStream<AnswerCache.Found>.makeStream(bufferingPolicy: .bufferingOldest(1))
+        let answered = Task { line.yield(await task.value) }
+        let late = Task { [cache] in
+            guard (try? await Task.sleep(for: Self.patience)) != nil else { return }
+            if let stale = cache.findStale(question, now: Clock.now) { line.yield(stale) }
         }
+        defer {
+            answered.cancel()
+            late.cancel()
+        }
+        for await found in first { return found }
+        return await task.value
     }
 
     /// Asks again for what is held, before it is out of date.

@@ -5,10 +5,10 @@ import KnetLinux
 import Synchronization
 
 /// The addresses at which queries are answered: on a device whose other end lies in a network namespace that only this process
-/// holds. However the process ends, the kernel takes device and addresses away, and queries go the way of any Service again.
+/// holds. However the process ends, the kernel takes device and addresses away, and queries go the way of any Service again; but
+/// where namespace and sockets are kept for the next process, queries wait for it.
 final class ServedAddresses: Sendable {
     private struct State {
-        var namespace: NetworkNamespace?
         var listeners: [IPAddress: Listener] = [:]
     }
 
@@ -19,40 +19,59 @@ final class ServedAddresses: Sendable {
     }
 
     private let pool: NetlinkPool
+    private let kept: KeptDescriptors
     private let servers: [DatagramServer]
     private let makeStreamServer: @Sendable (SharedDescriptor) throws -> StreamServer
     private let state = Mutex(State())
 
+    /// Whether an earlier process or configuration served before: then queries wait until all names are known.
+    let isTakenOver: Bool
+
     private static let port: UInt16 = 53
+    /// Under which names descriptors are kept.
+    private static let prefix = "dns-"
+    private static let namespace = "\(prefix)namespace"
+    private static func streams(_ address: IPAddress) -> String { "\(prefix)tcp-\(address.dashed)" }
+    private static func datagrams(_ address: IPAddress) -> String { "\(prefix)udp-\(address.dashed)-" }
     /// Bytes of queries that wait for a thread.
     private static let receiveBuffer: Int32 = 4 << 20
 
     init(
-        pool: NetlinkPool, servers: [DatagramServer],
+        pool: NetlinkPool, kept: KeptDescriptors, servers: [DatagramServer],
         makeStreamServer: @escaping @Sendable (SharedDescriptor) throws -> StreamServer
     ) {
         self.pool = pool
+        self.kept = kept
+        isTakenOver = kept[Self.namespace] != nil
         self.servers = servers
         self.makeStreamServer = makeStreamServer
     }
 
-    /// The addresses that are on the device and listened at.
-    func read() throws -> [IPAddress] {
+    /// The addresses that are on the device, and whether they are listened at.
+    func read() throws -> [(address: IPAddress, isServed: Bool)] {
         let served = state.withLock { Set($0.listeners.keys) }
         return try pool.with { socket in
-            guard let link = try socket.links().first(where: { $0.name == DomainServiceLink.name }), link.isUp else {
-                return []
+            let links = try socket.links()
+            guard
+                let link = links.first(where: {
+                    $0.name == DomainServiceLink.name && $0.alias == DomainServiceLink.alias
+                })
+            else { return [] }
+            return try socket.addresses().filter { $0.index == link.index }.map {
+                ($0.address, link.isUp && served.contains($0.address))
             }
-            return try socket.addresses().filter { $0.index == link.index }.map(\.address).filter(served.contains)
         }
     }
 
     /// Listens first: a query that comes with the address finds somebody.
     func add(_ address: IPAddress) throws {
         if state.withLock({ $0.listeners[address] }) == nil {
+            let names = servers.indices.map { "\(Self.datagrams(address))\($0)" }
+            // A socket that nobody reads would have its share of the queries.
+            for name in kept.names(prefix: Self.datagrams(address)) where !names.contains(name) { kept.drop(name) }
             let listener = Listener(
-                datagrams: try servers.map { _ in try Self.socket(address, SOCK_DGRAM) },
-                streams: try makeStreamServer(Self.socket(address, SOCK_STREAM)))
+                datagrams: try names.map { try keptSocket($0, address, SOCK_DGRAM) },
+                streams: try makeStreamServer(keptSocket(Self.streams(address), address, SOCK_STREAM)))
             for (server, socket) in zip(servers, listener.datagrams) { server.add(socket) }
             state.withLock { $0.listeners[address] = listener }
         }
@@ -62,24 +81,40 @@ final class ServedAddresses: Sendable {
                 try socket.request(.addAddress(address, prefixLength: address.family.bits, index: index))
             }
         } catch {
-            stopListening(at: address)
+            forget(address)
             throw error
         }
     }
 
+    private func keptSocket(_ name: String, _ address: IPAddress, _ type: __socket_type) throws -> SharedDescriptor {
+        if let socket = kept[name] { return socket }
+        let socket = try Self.socket(address, type)
+        kept.keep(socket, as: name)
+        return socket
+    }
+
     func remove(_ address: IPAddress) throws {
-        defer { stopListening(at: address) }
+        defer { forget(address) }
         try pool.with { socket in
             guard let link = try? socket.link(named: DomainServiceLink.name) else { return }
             try socket.request(.deleteAddress(address, prefixLength: address.family.bits, index: link.index))
         }
     }
 
-    /// Stops listening, and lets the kernel take the device.
-    func close() {
-        try? pool.with { try $0.deleteLinks([DomainServiceLink.name]) }
+    /// Leaves all queries to whoever comes next.
+    func stop() {
         for address in state.withLock({ Array($0.listeners.keys) }) { stopListening(at: address) }
-        state.withLock { $0.namespace = nil }
+    }
+
+    /// Takes back what is kept; the kernel removes the device.
+    static func remove(_ kept: KeptDescriptors) {
+        for name in kept.names(prefix: prefix) { kept.drop(name) }
+    }
+
+    private func forget(_ address: IPAddress) {
+        stopListening(at: address)
+        for name in kept.names(prefix: Self.datagrams(address)) { kept.drop(name) }
+        kept.drop(Self.streams(address))
     }
 
     private func stopListening(at address: IPAddress) {
@@ -91,7 +126,7 @@ final class ServedAddresses: Sendable {
     /// - Returns: the device's index; it is made where it is not there.
     private func device(_ socket: NetlinkSocket) throws -> Int32 {
         let link = try socket.links().first { $0.name == DomainServiceLink.name }
-        if let link, link.alias == DomainServiceLink.alias, link.isUp, state.withLock({ $0.namespace }) != nil {
+        if let link, link.alias == DomainServiceLink.alias, link.isUp, kept[Self.namespace] != nil {
             return link.index
         }
         if let link {
@@ -114,7 +149,7 @@ final class ServedAddresses: Sendable {
             let inside = try NetlinkSocket()
             try inside.request(.changeLink(index: NetlinkSocket.index(of: DomainServiceLink.name), up: true))
         }
-        state.withLock { $0.namespace = namespace }
+        kept.keep(namespace.shared, as: Self.namespace)
         return try socket.link(named: DomainServiceLink.name).index
     }
 
