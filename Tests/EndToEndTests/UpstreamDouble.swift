@@ -5,8 +5,8 @@ import KnetLinux
 import KnetPlayground
 import Synchronization
 
-/// A DNS server whose answers, right and wrong, are chosen by the first label of the name that it is asked. Good answers are
-/// 192.0.2.1 and 2001:db8::1; what must not be believed is 192.0.2.66.
+/// A DNS server whose answers, right and wrong, are chosen by the first label of the name below `test` that it is asked; other names do not
+/// exist. Good answers are 192.0.2.1 and 2001:db8::1; what must not be believed is 192.0.2.66.
 final class UpstreamDouble: Sendable {
     /// Behaviours by first label.
     ///
@@ -149,7 +149,7 @@ struct DoubleQuery {
         hasEDNS = bytes[11] == 1
     }
 
-    var behaviour: String { name.split(separator: ".").first.map(String.init) ?? "" }
+    var behaviour: String { name.hasSuffix("test") ? name.split(separator: ".").first.map(String.init) ?? "" : "nx" }
 
     /// What an honest server says.
     var reply: [UInt8] {

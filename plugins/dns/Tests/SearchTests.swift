@@ -30,6 +30,8 @@ enum StubResolver: CaseIterable {
             let replies = types.map { ask(candidate, $0) }
             let addresses = replies.reduce(into: Set<IPAddress>()) { $0.formUnion($1.addresses) }
             if !addresses.isEmpty { return .addresses(addresses) }
+            // To glibc, an alias that leads to no address is an answer, and the end.
+            if self == .glibc, replies.contains(where: \.hasAlias) { return .nothing }
             if replies.contains(where: { $0.code == .serverFailure }) {
                 if self == .musl { return .again }
                 again = true

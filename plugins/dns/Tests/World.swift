@@ -15,6 +15,7 @@ struct World {
     struct Reply: Equatable {
         let code: ResponseCode
         let addresses: Set<IPAddress>
+        var hasAlias = false
     }
 
     /// Counts the queries.
@@ -30,7 +31,8 @@ struct World {
             let records = exchange(name, type, from: client ?? world.pod)
             return Reply(
                 code: records.code,
-                addresses: Set(records.records.filter { $0.type == type }.compactMap { IPAddress(bytes: $0.data) }))
+                addresses: Set(records.records.filter { $0.type == type }.compactMap { IPAddress(bytes: $0.data) }),
+                hasAlias: records.records.contains { $0.type == RecordType.cname })
         }
 
         func exchange(

@@ -17,6 +17,8 @@ struct Answer {
     private var authorities: UInt16 = 0
     private var additionals: UInt16 = 0
     private var isTruncated = false
+    /// Whether there are records of the type asked for, be it that they do not fit.
+    private(set) var hasAskedType = false
 
     var code = ResponseCode.noError
     /// Whether all of it is from this node's own names.
@@ -51,6 +53,7 @@ struct Answer {
         owner = Query.headerLength
         (answers, authorities, additionals) = (0, 0, 0)
         (isTruncated, isAuthoritative, isVerified) = (false, true, false)
+        hasAskedType = false
         code = .noError
     }
 
@@ -72,6 +75,7 @@ struct Answer {
 
     /// Appends records as a zone has them, beginning with the `start`-th: who asks several times is led to each of them.
     mutating func append(_ records: RecordSlice, startingAt start: Int = 0, to section: Section = .answer) {
+        hasAskedType = hasAskedType || records.type == query.type && section == .answer
         var position = records.bytes.recordStart(start)
         for _ in 0..<records.count {
             if position == records.bytes.count { position = 0 }
@@ -88,6 +92,7 @@ struct Answer {
     /// Appends the owner's address.
     mutating func append(_ address: IPAddress, ttl: UInt32) {
         let size = address.family.bits / 8
+        hasAskedType = hasAskedType || RecordType.address(address.family) == query.type
         guard reserve(12 + size) else { return }
         put(short: 0xC000 | UInt16(owner))
         put(short: RecordType.address(address.family))
@@ -127,6 +132,7 @@ struct Answer {
         isAuthoritative = false
         isVerified = answers == 0 && held.isVerified
         code = ResponseCode(rawValue: held.code) ?? .serverFailure
+        hasAskedType = hasAskedType || held.hasAskedType
         // Records point to the name asked for, and to places behind it.
         let (name, start) = (owner, length)
         for record in held.records {

@@ -124,13 +124,16 @@ final class Resolver {
             note("\(text(name)): a pod's address as a name")
             append(address, apex, &walk, material.contents)
         case .nothing(let apex):
-            if let client, let completion = completeSearch(name, client, &walk, material) {
-                if case .missing(let question) = completion { return question }
-                return nil
+            let completion = client.map { completeSearch(name, $0, &walk, material) } ?? .nothing
+            switch completion {
+            case .found: break
+            case .missing(let question): return question
+            case .empty: append(startOf: apex, &walk, material.contents)
+            case .nothing:
+                note("\(text(name)): does not exist in this cluster")
+                walk.answer.code = .nameError
+                append(startOf: apex, &walk, material.contents)
             }
-            note("\(text(name)): does not exist in this cluster")
-            walk.answer.code = .nameError
-            append(startOf: apex, &walk, material.contents)
         case .unknown:
             note("\(text(name)): the cluster's objects have not been read yet")
             walk.answer.restart()
@@ -225,39 +228,43 @@ final class Resolver {
     // MARK: Search
 
     private enum Completion {
-        case answered
-        /// Somebody who should know does not tell.
-        case untold
+        case found
+        /// The first of the names that exists has no addresses of this family. Without an alias that leads to nothing a resolver
+        /// does what it would do at that name: musl's stops, glibc's goes on.
+        case empty
+        /// None exists, or somebody who should know does not tell, or the name is none of a search.
+        case nothing
         case missing(Question)
     }
 
     /// A pod's resolver tries a name in its own namespace's domain first. Where that does not exist, this goes on as the
     /// resolver would, with its next domains and the name itself, to the first that exists; that answers the first query.
-    /// - Returns: `nil` where the name is not one that a resolver made by its search, or nothing was found.
     private func completeSearch(
         _ name: UnsafeRawBufferPointer, _ address: IPAddress, _ walk: inout Walk, _ material: borrowing Material
-    ) -> Completion? {
+    ) -> Completion {
         guard walk.query.type == RecordType.a || walk.query.type == RecordType.aaaa,
             let client = material.contents.clients[address],
             let domains = client.search.first(where: { (name.start(ofSuffix: $0[0].wire) ?? 0) > 0 }),
             !walks.contains(name, of: address, now: material.now)
-        else { return nil }
+        else { return .nothing }
         note("a search of \(client.title), at its first domain")
         let rest = UnsafeRawBufferPointer(rebasing: name[..<(name.count - domains[0].wire.count)])
-        let lists = (domains[1...], material.contents.hostDomains, client.ownDomains)
+        let (own, host, pods) = (domains[1...], material.contents.hostDomains, client.ownDomains)
         let completion =
-            tryDomains(lists.0, rest, &walk, material) ?? tryDomains(lists.1, rest, &walk, material)
-            ?? tryDomains(lists.2, rest, &walk, material) ?? tryDomains(CollectionOfOne(.root), rest, &walk, material)
-        if case .missing? = completion { return completion }
-        if completion == nil || walk.answer.answers < 2 {
-            // The resolver goes on by itself, through names that may look like other searches.
-            for domain in Array(lists.0) + lists.1 + lists.2 + [.root] as [DomainName] {
-                if let tried = makeCandidate(rest, domain), tried.start(ofSuffix: domains[0].wire) ?? 0 > 0 {
-                    walks.insert(tried, of: address, now: material.now)
-                }
+            tryDomains(own, rest, &walk, material) ?? tryDomains(host, rest, &walk, material)
+            ?? tryDomains(pods, rest, &walk, material) ?? tryDomains(CollectionOfOne(.root), rest, &walk, material)
+            ?? .nothing
+        switch completion {
+        case .found, .missing: return completion
+        case .empty, .nothing: break
+        }
+        // The resolver goes on by itself, through names that may look like other searches.
+        walk.answer.restart()
+        for domain in Array(own) + host + pods + [.root] as [DomainName] {
+            if let tried = makeCandidate(rest, domain), tried.start(ofSuffix: domains[0].wire) ?? 0 > 0 {
+                walks.insert(tried, of: address, now: material.now)
             }
         }
-        if case .untold? = completion { return nil }
         return completion
     }
 
@@ -270,11 +277,13 @@ final class Resolver {
             guard let tried = makeCandidate(rest, domain) else { continue }
             switch exists(tried, walk.query, material) {
             case .no: note("\(text(tried)): does not exist")
-            case .unknown: return .untold
+            case .unknown: return .nothing
             case .missing(let question): return .missing(question)
             case .yes:
                 walk.answer.alias(to: tried, ttl: material.contents.ttl)
-                return follow(tried, nil, &walk, material).map(Completion.missing) ?? .answered
+                if let question = follow(tried, nil, &walk, material) { return .missing(question) }
+                guard walk.answer.code == .noError else { return .nothing }
+                return walk.answer.hasAskedType ? .found : .empty
             }
         }
         return nil

@@ -19,12 +19,16 @@ final class HeldAnswer: Sendable {
     /// The response code.
     let code: UInt8
     let isVerified: Bool
+    /// Whether there are records of the type asked for, not just a name that leads elsewhere.
+    let hasAskedType: Bool
     /// Seconds for which it is good; 0 for this query alone.
     let lifetime: UInt32
 
     init(
-        bytes: [UInt8], records: [RecordPlace], nameLength: Int, code: UInt8, isVerified: Bool, lifetime: UInt32
+        bytes: [UInt8], records: [RecordPlace], nameLength: Int, code: UInt8, isVerified: Bool, hasAskedType: Bool,
+        lifetime: UInt32
     ) {
+        self.hasAskedType = hasAskedType
         self.bytes = bytes
         self.records = records
         self.nameLength = nameLength
@@ -35,10 +39,11 @@ final class HeldAnswer: Sendable {
 
     /// A failure, which is told for a while without asking again (RFC 2308 §7).
     static func failure(_ code: ResponseCode, lifetime: UInt32) -> HeldAnswer {
-        HeldAnswer(bytes: [], records: [], nameLength: 1, code: code.rawValue, isVerified: false, lifetime: lifetime)
+        HeldAnswer(bytes: [], records: [], nameLength: 1, code: code.rawValue, isVerified: false,
+            hasAskedType: false, lifetime: lifetime)
     }
 
-    var isNegative: Bool { code != 0 || !records.contains(where: \.isAnswer) }
+    var isNegative: Bool { code != 0 || !hasAskedType }
     var isNameError: Bool { code == ResponseCode.nameError.rawValue }
     var isFailure: Bool { code != 0 && !isNameError }
 

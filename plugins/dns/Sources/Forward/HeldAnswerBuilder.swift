@@ -94,7 +94,7 @@ struct HeldAnswerBuilder {
         guard bytes.count < 0xFF00 else { return nil }
         return HeldAnswer(
             bytes: Array(bytes), records: Array(records), nameLength: asked.wire.count, code: code.rawValue,
-            isVerified: isVerified, lifetime: lifetime == .max ? 0 : lifetime)
+            isVerified: isVerified, hasAskedType: !isNegative, lifetime: lifetime == .max ? 0 : lifetime)
     }
 }
 
