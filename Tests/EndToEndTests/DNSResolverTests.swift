@@ -41,7 +41,9 @@ import Testing
     }
 
     /// Resolves all lines where a file of ours is `/etc/resolv.conf`.
-    private static func resolve(_ lines: [String], by program: String, folder: String, in namespace: NetworkNamespace) throws -> [String] {
+    private static func resolve(_ lines: [String], by program: String, folder: String, in namespace: NetworkNamespace)
+        throws -> [String]
+    {
         try Data(resolvConf.utf8).write(to: URL(fileURLWithPath: "\(folder)/resolv.conf"))
         try Data(lines.map { "\($0)\n" }.joined().utf8).write(to: URL(fileURLWithPath: "\(folder)/names"))
         let output = try shell(
@@ -87,7 +89,8 @@ import Testing
         func pick(_ all: [String]) -> String { all[Int.random(in: all.indices, using: &generator)] }
         let heads = ["ok", "nx", "nodata", "alias", "web", "db", "db-0.db", "ext", "kube-dns", "a"]
         let tails = [
-            "", ".default", ".kube-system", ".default.svc", ".svc", ".test", ".example.test", ".corp.example.test", ".default.default",
+            "", ".default", ".kube-system", ".default.svc", ".svc", ".test", ".example.test", ".corp.example.test",
+            ".default.default",
             ".default.svc.cluster.local", ".kube-system.svc.cluster.local", ".cluster.local", ".pod", ".a.b.c.d.test",
         ]
         let lines = (0..<2_000).compactMap { index -> String? in
@@ -99,8 +102,10 @@ import Testing
         try Self.withFolder { folder in
             try DNSStage.with(Self.settings(folder)) { stage in
                 let program = try Self.compile(library, in: folder)
-                let walking = try Self.resolve(lines, by: program, folder: folder, in: stage.playground.namespace("node1"))
-                let completed = try Self.resolve(lines, by: program, folder: folder, in: stage.playground.namespace("p"))
+                let walking = try Self.resolve(
+                    lines, by: program, folder: folder, in: stage.playground.namespace("node1"))
+                let completed = try Self.resolve(
+                    lines, by: program, folder: folder, in: stage.playground.namespace("p"))
                 #expect(walking.count == lines.count && completed.count == lines.count)
                 let wrong = zip(walking, completed).filter { $0 != $1 }
                 #expect(wrong.isEmpty, "\(wrong.prefix(10))")
@@ -123,7 +128,8 @@ private final class QueryCapture: Sendable {
         socket = try namespace.run {
             // ETH_P_ALL, packets without their link's header.
             let number = try syscall("socket") {
-                Glibc.socket(AF_PACKET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), Int32(UInt16(3).bigEndian))
+                Glibc.socket(
+                    AF_PACKET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), Int32(UInt16(3).bigEndian))
             }
             Sockets.limit(number, milliseconds: 100)
             return SharedDescriptor(Descriptor(owning: number))
@@ -144,7 +150,9 @@ private final class QueryCapture: Sendable {
                     continue
                 }
                 // PACKET_OUTGOING of this link; IPv4 without options, UDP, port 53.
-                let isQuery = from.sll_pkttype == 4 && from.sll_ifindex == index && bytes[0] == 0x45 && bytes[9] == 17 && bytes[22] == 0 && bytes[23] == 53
+                let isQuery =
+                    from.sll_pkttype == 4 && from.sll_ifindex == index && bytes[0] == 0x45 && bytes[9] == 17
+                    && bytes[22] == 0 && bytes[23] == 53
                 if isQuery, let query = DoubleQuery(Array(bytes[28..<count])) {
                     names.withLock { $0.append("\(query.name) \(query.type)") }
                 }

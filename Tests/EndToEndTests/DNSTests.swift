@@ -1,3 +1,4 @@
+import APIDouble
 import FoundationEssentials
 import Glibc
 import KnetCore
@@ -284,6 +285,63 @@ import Testing
                 let answer = try stage.query("web.default.svc.cluster.local")
                 #expect(answer.code == "NOERROR")
             }
+        }
+    }
+
+    @Test func namesAreAnsweredWithoutTheAPIServerAndTheUplinkAlsoAtBoot() throws {
+        var server: PlaygroundServer?
+        defer { server?.stop() }
+        try DNSStage.with(
+            ["cache": ["maxTTL": 1]],
+            cluster: { playground in
+                let started = try PlaygroundServer(playground)
+                try started.take(playground)
+                try started.double.putMany(DNSStage.clusterObjects)
+                server = started
+                return [
+                    "kubernetes": [
+                        "kubeconfig": .string(try started.writeKubeconfig(playground)), "snapshotSeconds": 1,
+                    ]
+                ]
+            }
+        ) { stage in
+            let server = try #require(server)
+            func expectCluster() throws {
+                for row in Self.rows where row.name.hasSuffix("cluster.local") && !row.name.hasPrefix("ext") {
+                    let answer = try stage.query(row.name, row.type)
+                    #expect(answer.code == row.code && answer.records == row.records, "\(row.name): \(answer)")
+                }
+            }
+            func expectSoon(_ name: String, _ code: String, within milliseconds: Int) throws {
+                let start = ContinuousClock.now
+                let answer = try stage.query(name)
+                let time = Int((ContinuousClock.now - start) / .milliseconds(1))
+                #expect(answer.code == code && time < milliseconds, "\(name): \(answer) after \(time) ms")
+            }
+            try expectCluster()
+            try expectSoon("ok.test", "NOERROR", within: 500)
+            usleep(1_500_000)
+            server.stop()
+            try expectCluster()
+            try expectSoon("ok.two.test", "NOERROR", within: 500)
+            for upstream in stage.upstreams { upstream.isSilent.store(true, ordering: .relaxed) }
+            try expectCluster()
+            try expectSoon("ok.test", "NOERROR", within: 2_500)
+            try expectSoon("ok.three.test", "SERVFAIL", within: 4_900)
+
+            try stage.playground.stopDaemon("node1")
+            try forgetBoot(of: "node1", stage.playground)
+            let boot = "\(stage.playground.directory)/boot_id"
+            try Data("another boot\n".utf8).write(to: URL(fileURLWithPath: boot))
+            try start("node1", boot: boot, stage.playground)
+            try stage.playground.addPod("q", node: "node1")
+            let output = try shell(
+                "dig +short +tries=1 +time=5 @\(DNSStage.clusterDNS) web.default.svc.cluster.local",
+                in: stage.playground.namespace("q"))
+            #expect(output == "10.96.0.11\n")
+            let external = try shell(
+                "dig +tries=1 +time=5 @\(DNSStage.clusterDNS) ok.test", in: stage.playground.namespace("q"))
+            #expect(external.contains("SERVFAIL"))
         }
     }
 

@@ -102,6 +102,12 @@ import Testing
                 try eventually(within: 5) { server.node(name)?["status"]?["conditions"] != nil }
             }
             if plugins["serviceProxy"] != nil { try expectAService(playground, server) }
+            if plugins["dns"] != nil {
+                let answer = try shell(
+                    "dig +short +tries=1 +time=3 @169.254.20.10 kubernetes.default.svc.cluster.local",
+                    in: playground.namespace("node1-a"))
+                #expect(answer == "\(PlaygroundServer.serviceAddress)\n")
+            }
             let asked = server.double.requests.map {
                 DeployFiles.Permission(
                     verb: $0.verb, group: $0.apiGroup,

@@ -39,7 +39,8 @@ final class HeldAnswer: Sendable {
 
     /// A failure, which is told for a while without asking again (RFC 2308 §7).
     static func failure(_ code: ResponseCode, lifetime: UInt32) -> HeldAnswer {
-        HeldAnswer(bytes: [], records: [], nameLength: 1, code: code.rawValue, isVerified: false,
+        HeldAnswer(
+            bytes: [], records: [], nameLength: 1, code: code.rawValue, isVerified: false,
             hasAskedType: false, lifetime: lifetime)
     }
 
