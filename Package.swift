@@ -25,6 +25,22 @@ let strict: [SwiftSetting] =
         .enableUpcomingFeature("InternalImportsByDefault"),
     ] + (Context.environment["KNETD_WARNINGS_ARE_ERRORS"] == nil ? [] : [.treatAllWarnings(as: .error)])
 
+/// Tests/fuzz.sh: the DNS module with libFuzzer's eyes.
+let fuzzing: [SwiftSetting] =
+    Context.environment["KNETD_FUZZ"] == nil ? [] : [.unsafeFlags(["-sanitize=fuzzer", "-parse-as-library"])]
+let fuzzers: [Target] =
+    fuzzing.isEmpty
+    ? []
+    : [
+        .executableTarget(
+            name: "dns-fuzz",
+            dependencies: [
+                "DNSPlugin", "KnetCore", .product(name: "HashTreeCollections", package: "swift-collections"),
+            ],
+            path: "Tests/Fuzz", exclude: ["Corpus"], swiftSettings: fuzzing,
+            linkerSettings: [.unsafeFlags(["-sanitize=fuzzer"])])
+    ]
+
 let pluginTargets: [Target] = plugins.flatMap { plugin -> [Target] in
     [
         .target(
@@ -34,7 +50,7 @@ let pluginTargets: [Target] = plugins.flatMap { plugin -> [Target] in
                 .product(name: "HashTreeCollections", package: "swift-collections"),
             ] + libraries[plugin.trait, default: []],
             path: "plugins/\(plugin.folder)/Sources",
-            swiftSettings: strict
+            swiftSettings: strict + (plugin.trait == "DNS" ? fuzzing : [])
         ),
         .testTarget(
             name: "\(plugin.trait)PluginTests",
@@ -127,6 +143,7 @@ let package = Package(
             name: "knetd-bench",
             dependencies: [
                 "APIDouble", "CMnl", "KnetCore", "KnetKubernetes", "KnetLinux", "KnetPlayground", "ServiceProxyPlugin",
+                "DNSPlugin",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
@@ -212,6 +229,6 @@ let package = Package(
             ],
             swiftSettings: strict
         ),
-    ] + pluginTargets,
+    ] + pluginTargets + fuzzers,
     swiftLanguageModes: [.v6]
 )

@@ -86,7 +86,7 @@ struct BenchCommand: ParsableCommand {
 
 /// What `--only` takes.
 enum SectionName: String, CaseIterable, ExpressibleByArgument {
-    case cni, path, start, api, services
+    case cni, path, start, api, services, dns
 
     static let allValueDescriptions = [
         "cni": "CNI ADD and DEL beside the reference plugins",
@@ -94,6 +94,7 @@ enum SectionName: String, CaseIterable, ExpressibleByArgument {
         "start": "the daemon's start, its memory and its size",
         "api": "what following a large cluster by the API costs",
         "services": "services from nothing, one changed endpoint, connections, with few services and many",
+        "dns": "queries a second, latency and memory beside unbound and knot; how soon changes are answered",
     ]
 
     func measure(_ stage: Stage) throws -> [Table] {
@@ -103,6 +104,7 @@ enum SectionName: String, CaseIterable, ExpressibleByArgument {
         case .start: try StartSection(stage).measure()
         case .api: try APISection(stage).measure()
         case .services: try ServicesSection(stage).measure()
+        case .dns: try DNSSection(stage).measure()
         }
     }
 }

@@ -36,6 +36,7 @@ struct Target {
             case .start: start(report)
             case .api: api(report)
             case .services: services(report)
+            case .dns: dns(report)
             }
         }
     }
@@ -76,6 +77,29 @@ struct Target {
                 what: "connect with 50000 services, of that with 10",
                 measured: divide(median("services.connect", 50_000), median("services.connect", 10)), limit: 1.05,
                 unit: "×"),
+        ]
+    }
+
+    private static func dns(_ report: Report) -> [Target] {
+        let beside = [1_000, 10_000].flatMap { size in
+            DNSContents.Kind.allCases.map { kind in
+                func rate(_ server: String) -> Double? { report.median("dns.rate", DNSSection.row(server, kind, size)) }
+                return Target(
+                    what: "unbound's queries a second, of knetd's: \(kind.rawValue), \(size) services",
+                    measured: divide(rate(DNSServer.unbound), rate(DNSServer.knetd)), limit: 1, unit: "×")
+            }
+        }
+        let serial = DNSContents.Kind.allCases.compactMap {
+            report.median("dns.serial", DNSSection.row(DNSServer.knetd, $0, 10_000))
+        }
+        let memory = [0, 10_000].map { report.median("dns.memory", DNSSection.memoryRow(DNSServer.knetd, $0)) }
+        let growth = memory[0].flatMap { empty in memory[1].map { $0 - empty } }
+        let change = report.tables.first { $0.id == "dns.change" }?.row(DNSChanges.row(10_000))?.quantile(0.99)
+        return beside + [
+            Target(
+                what: "from query to answer, p50 of the slowest kind", measured: serial.max(), limit: 70, unit: "µs"),
+            Target(what: "memory of 10000 services", measured: growth, limit: 25, unit: "MiB"),
+            Target(what: "a changed service in answers, p99", measured: change, limit: 2, unit: "ms"),
         ]
     }
 

@@ -140,7 +140,7 @@ import Testing
     }()
 
     @Test func theDemoRunsWithTheRightsOfTheUnitAlone() throws {
-        #expect(Self.granted == ["net_admin", "sys_admin", "dac_read_search"])
+        #expect(Self.granted == ["net_admin", "sys_admin", "dac_read_search", "net_bind_service"])
         // The probes, which are no part of the daemon, need NET_RAW for ICMP.
         let rights = Self.granted.union(["net_raw"]).map { ",+\($0)" }.joined()
         let outcome = try ChildProcess.run(
@@ -150,7 +150,7 @@ import Testing
 
     @Test func theDaemonNeedsNoMoreThanTheUnitGrants() throws {
         let rights = Self.granted.map { ",+\($0)" }.joined()
-        try withPlayground(nodes: 2) { playground in
+        try withPlayground(nodes: 2, ["plugins": ["overlay": [:], "dns": [:]]]) { playground in
             for node in playground.nodeNames {
                 try playground.stopDaemon(node)
                 try playground.startDaemon(
@@ -158,8 +158,8 @@ import Testing
                 try playground.waitUntilReady(node)
                 let status = try shell(
                     "grep CapEff /proc/\(playground.process(of: node))/status", in: playground.namespace(node))
-                // CAP_DAC_READ_SEARCH 2, CAP_NET_ADMIN 12, CAP_SYS_ADMIN 21.
-                #expect(status == "CapEff:\t0000000000201004\n")
+                // CAP_DAC_READ_SEARCH 2, CAP_NET_BIND_SERVICE 10, CAP_NET_ADMIN 12, CAP_SYS_ADMIN 21.
+                #expect(status == "CapEff:\t0000000000201404\n")
             }
             try NetworkNamespace.create(path: playground.namespacePath("a"))
             var cni = CNIRun(playground: playground)
@@ -168,6 +168,8 @@ import Testing
                 "bandwidth": ["egressRate": 800_000_000, "egressBurst": 8_000_000],
             ]
             #expect(try cni("ADD", pod: "a").status == 0)
+            let names = try shell("dig +short +tries=1 @169.254.20.10 localhost", in: playground.namespace("a"))
+            #expect(names == "127.0.0.1\n")
             let server = try EchoServer(in: playground.namespace("a"))
             defer { server.stop() }
             let node = try #require(playground.address(of: "node1", .v4))

@@ -32,7 +32,9 @@ public final class DNS: Plugin, PluginService {
     private let forwarder: Forwarder
     private let recursor: Recursor
     private let cache: AnswerCache
-    private let resolvConf: ResolvConfFile
+    private let resolvConf: Mutex<ResolvConfFile>
+    /// Whether the objects that names are made of were known when it was last looked.
+    private let isKnown = Atomic(false)
     private let upstreamFaults = Mutex<[String]>([])
     /// How upstreams fared when it was last looked.
     private let upstreams = Mutex<[(upstream: UpstreamAddress, health: UpstreamHealth)]>([])
@@ -44,11 +46,14 @@ public final class DNS: Plugin, PluginService {
         domains = settings.domains.compactMap { DomainName($0) }
         let parts = settings.service.split(separator: "/").map(String.init)
         service = ObjectKey(.service, namespace: parts[0], name: parts[1])
-        resolvConf = ResolvConfFile(path: settings.resolvConf)
+        var file = ResolvConfFile(path: settings.resolvConf)
+        file.readAgain()
+        resolvConf = Mutex(file)
 
         var contents = Contents(zone: Zone(domains: domains))
         contents.trustsPodNames = settings.pods == .insecure
         contents.ttl = UInt32(settings.ttl)
+        contents.hostDomains = file.contents.search
         let hosts = settings.hosts.map { ($0.name, $0.addresses) } + [("localhost", ["127.0.0.1", "::1"])]
         let table = Dictionary(hosts) { $0 + $1 }
         if let part = DomainNames.part(hosts: table, ttl: Self.hostsTTL) { contents.zone.insert(part) }
@@ -59,7 +64,8 @@ public final class DNS: Plugin, PluginService {
         let cache = AnswerCache(settings.cache.limits)
         self.cache = cache
         let walks = SearchWalks()
-        let forwarder = Forwarder(settings.forwarding, cache: cache, on: loop)
+        let forwarder = Forwarder(
+            settings.forwarding, servers: settings.upstreamServers ?? file.contents.servers, cache: cache, on: loop)
         self.forwarder = forwarder
         let recursor = Recursor(forwarder: forwarder, contents: published, cache: cache, walks: walks)
         self.recursor = recursor
@@ -93,10 +99,7 @@ public final class DNS: Plugin, PluginService {
     // MARK: Plugin
 
     public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {
-        let isComplete = state.isUsable([.service, .endpointSlice])
-        if published.current.zone.isComplete != isComplete {
-            published.change { $0.zone.isComplete = isComplete }
-        }
+        isKnown.store(state.isUsable([.service, .endpointSlice]), ordering: .relaxed)
         var affected = keys.filter {
             switch $0.kind {
             case .service, .namespace, .attachment, .local: true
@@ -178,15 +181,18 @@ public final class DNS: Plugin, PluginService {
         return attachment.addresses.map { .client($0, .init(client: client)) }
     }
 
+    public func settled() { kernel.publish(KernelChanges(), isComplete: isKnown.load(ordering: .relaxed)) }
+
     public func read() throws -> [DNSEntry] { try kernel.read() }
 
-    public func apply(_ changes: KernelChanges<DNSEntry>) -> KernelOutcome<DNSEntry> { kernel.apply(changes) }
+    public func apply(_ changes: KernelChanges<DNSEntry>) -> KernelOutcome<DNSEntry> {
+        kernel.apply(changes, isComplete: isKnown.load(ordering: .relaxed))
+    }
 
     // MARK: Service
 
     public func run() async {
         while !Task.isCancelled {
-            await resolvConf.readAgain()
             await useUpstreams()
             try? await Task.sleep(for: .seconds(1))
         }
@@ -195,11 +201,14 @@ public final class DNS: Plugin, PluginService {
     }
 
     private func useUpstreams() async {
-        let file = await resolvConf.contents
-        let given = options.upstreams.compactMap { UpstreamAddress($0) }
+        let file = resolvConf.withLock { file in
+            file.readAgain()
+            return file.contents
+        }
+        let given = options.upstreamServers
         let own = Set(((try? addresses.read()) ?? []).map(\.address))
-        await forwarder.use(given.isEmpty ? file.servers : given, own: own)
-        let unusable = given.isEmpty ? file.unusable.map { "nameserver \($0) cannot be used: it is no address" } : []
+        await forwarder.use(given ?? file.servers, own: own)
+        let unusable = given == nil ? file.unusable.map { "nameserver \($0) cannot be used: it is no address" } : []
         let faults = await forwarder.faults + unusable
         upstreamFaults.withLock { $0 = faults }
         let states = await forwarder.states
@@ -232,6 +241,11 @@ extension DNSSettings.Cache {
 }
 
 extension DNSSettings {
+    /// `nil` where they are those of the node.
+    var upstreamServers: [UpstreamAddress]? {
+        upstreams.isEmpty ? nil : upstreams.compactMap { UpstreamAddress($0) }
+    }
+
     var forwarding: Forwarder.Settings {
         var settings = Forwarder.Settings()
         settings.policy = Forwarder.Policy(rawValue: policy) ?? .sequential

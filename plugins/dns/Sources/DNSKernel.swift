@@ -28,9 +28,10 @@ final class DNSKernel: Sendable {
             + clients
     }
 
-    func apply(_ changes: KernelChanges<DNSEntry>) -> KernelOutcome<DNSEntry> {
+    /// - Parameter isComplete: whether names that are not there after these changes do not exist.
+    func apply(_ changes: KernelChanges<DNSEntry>, isComplete: Bool) -> KernelOutcome<DNSEntry> {
         // Names first: who finds the address finds them.
-        publish(changes)
+        publish(changes, isComplete: isComplete)
         var outcome = KernelOutcome<DNSEntry>()
         func attempt(_ entry: DNSEntry, _ body: () throws -> Void) {
             do { try body() } catch { outcome.failures.append(KernelFailure(entry: entry, reason: "\(error)")) }
@@ -46,9 +47,9 @@ final class DNSKernel: Sendable {
     }
 
     /// Replaces what queries are answered from, once for all changes.
-    private func publish(_ changes: KernelChanges<DNSEntry>) {
-        let concerns = changes.add.contains { $0.isMemory } || changes.remove.contains { $0.isMemory }
-        guard concerns else { return }
+    func publish(_ changes: KernelChanges<DNSEntry>, isComplete: Bool) {
+        let hasNames = changes.add.contains { $0.isMemory } || changes.remove.contains { $0.isMemory }
+        guard hasNames || published.current.zone.isComplete != isComplete else { return }
         held.withLock { held in
             published.change { contents in
                 for entry in changes.remove { held.remove(entry, from: &contents) }
@@ -62,6 +63,7 @@ final class DNSKernel: Sendable {
                     case .rules, .address: break
                     }
                 }
+                contents.zone.isComplete = isComplete
                 contents.zone.serial = max(contents.zone.serial &+ 1, Clock.wall)
             }
         }

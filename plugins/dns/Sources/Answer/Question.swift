@@ -35,6 +35,9 @@ struct Question: Hashable, Sendable, CustomStringConvertible {
 
     var name: DomainName { key.withBytes { DomainName(checked: $0) } }
 
+    /// A number that differs among most questions, cheaply.
+    var spread: Int { key.withBytes { name in name.reduce(Int(type)) { $0 &* 31 &+ Int($1) } } }
+
     /// One that may be kept.
     var kept: Question { Question(name, type, options) }
 

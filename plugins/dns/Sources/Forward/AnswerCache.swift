@@ -67,7 +67,7 @@ final class AnswerCache: Sendable {
 
     init(_ limits: Limits) { self.limits = limits }
 
-    private func shard(_ question: Question) -> Shard { shards[question.hashValue & 15] }
+    private func shard(_ question: Question) -> Shard { shards[question.spread & 15] }
 
     /// What is held and good, or may be told now though it is not.
     func find(_ question: Question, now: Int64) -> Found? {

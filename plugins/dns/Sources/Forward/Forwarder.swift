@@ -19,7 +19,7 @@ actor Forwarder {
 
     private let settings: Settings
     private let cache: AnswerCache
-    private var servers: [UpstreamAddress] = []
+    private var servers: [UpstreamAddress]
     private var health: [UpstreamAddress: UpstreamHealth] = [:]
     private var streams: [UpstreamAddress: StreamExchange] = [:]
     private var running: [Question: Task<AnswerCache.Found, Never>] = [:]
@@ -28,8 +28,8 @@ actor Forwarder {
     private var probes: [DomainName: UpstreamAddress] = [:]
     /// Upstreams that lead back here.
     private var loops: Set<UpstreamAddress> = []
-    /// Addresses of this server.
-    private var own: Set<IPAddress> = []
+    /// Addresses of this server; `nil` before they were told.
+    private var own: Set<IPAddress>?
 
     /// A client waits for five seconds (resolv.conf(5)).
     private static let deadline = Duration.milliseconds(4_300)
@@ -38,8 +38,9 @@ actor Forwarder {
     /// Seconds for which a failure is told (RFC 9520 §3.2; CoreDNS has as many).
     private static let failureLifetime: UInt32 = 5
 
-    init(_ settings: Settings, cache: AnswerCache, on loop: any EventLoop) {
+    init(_ settings: Settings, servers: [UpstreamAddress], cache: AnswerCache, on loop: any EventLoop) {
         self.settings = settings
+        self.servers = servers
         self.cache = cache
         self.loop = loop
     }
@@ -65,7 +66,7 @@ actor Forwarder {
     private var all: Set<UpstreamAddress> { settings.stubs.values.reduce(into: Set(servers)) { $0.formUnion($1) } }
 
     private func isOwn(_ upstream: UpstreamAddress) -> Bool {
-        upstream.endpoint.port == 53 && own.contains(upstream.endpoint.address)
+        upstream.endpoint.port == 53 && own?.contains(upstream.endpoint.address) == true
     }
 
     /// What is wrong with upstreams, for people.

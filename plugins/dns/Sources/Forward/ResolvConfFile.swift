@@ -2,7 +2,7 @@ import FoundationEssentials
 import KnetCore
 
 /// The node's resolv.conf, read again when it has changed.
-actor ResolvConfFile {
+struct ResolvConfFile: Sendable {
     private let paths: [String]
     private var stamp: (path: String, stamp: FileStamp)?
     private(set) var contents = ResolvConf()
@@ -10,8 +10,7 @@ actor ResolvConfFile {
     /// - Parameter path: empty for the first of those that a node may have.
     init(path: String) { paths = path.isEmpty ? ResolvConf.paths : [path] }
 
-    /// - Returns: whether there is anything new.
-    func readAgain() {
+    mutating func readAgain() {
         for path in paths {
             guard let found = FileStamp(path: path) else { continue }
             if let stamp, stamp == (path, found) { return }
