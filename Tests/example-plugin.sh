@@ -22,7 +22,9 @@ def insert(path, marker, text):
     assert source.count(marker) == 1, (path, marker)
     open(path, "w").write(source.replace(marker, text + marker))
 row, imported, line = blocks["row"], blocks["import"], blocks["line"]
-insert("Package.swift", "]\n\nlet strict", row)
+package = open("Package.swift").read()
+last = list(re.finditer(r'^    \("\w+", "[\w-]+", ".*"\),\n', package, re.M))[-1].end()
+open("Package.swift", "w").write(package[:last] + row + package[last:])
 insert("Sources/knetd/Plugins.swift", "\n/// The plugins of this build", imported)
 insert("Sources/knetd/Plugins.swift", "        return all\n", line)
 PYTHON

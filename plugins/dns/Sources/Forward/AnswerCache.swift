@@ -38,7 +38,8 @@ final class AnswerCache: Sendable {
         /// Milliseconds of the monotonic clock.
         var since: Int64
         var uses = 0
-        var isLively = true
+        /// Used since the hand came by.
+        var isLively = false
         var isPrefetched = false
         /// Until when it is told without asking, though it is out of date: asking failed.
         var mayBeStaleUntil: Int64 = 0
@@ -118,9 +119,10 @@ final class AnswerCache: Sendable {
     func insert(_ answer: HeldAnswer, for question: Question, now: Int64) {
         guard answer.lifetime > 0 else { return }
         shard(question).contents.withLock { contents in
-            let slot = Slot(question: question, answer: answer, since: now)
+            var slot = Slot(question: question, answer: answer, since: now)
             if let place = contents.places[question] {
                 let old = contents.slots[place]
+                slot.isLively = old.isLively
                 // Better something that was true than a failure.
                 if answer.isFailure, !old.answer.isFailure { return }
                 contents.bytes += slot.size - old.size
@@ -166,7 +168,10 @@ extension AnswerCache.Contents {
             bytes -= gone.size
             slots.swapAt(hand, slots.count - 1)
             slots.removeLast()
-            if hand < slots.count { places[slots[hand].question] = hand }
+            guard hand < slots.count else { continue }
+            places[slots[hand].question] = hand
+            // What came there last gets a round.
+            hand += 1
         }
     }
 }
