@@ -8,6 +8,7 @@ let plugins: [(trait: String, folder: String, summary: String)] = [
     ("Routed", "routed", "direct routes to nodes on the same subnet"),
     ("ServiceProxy", "service-proxy", "Kubernetes Services by nftables"),
     ("DNS", "dns", "the cluster's names, and a cache for all others"),
+    ("NetworkPolicy", "network-policy", "who may talk to whom"),
 ]
 
 /// What plugins use beside the common libraries.

@@ -16,6 +16,7 @@
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
+#include <linux/netfilter/nfnetlink_log.h>
 #include <linux/netlink.h>
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
@@ -44,6 +45,7 @@ extern int setns(int fd, int nstype);
 extern int unshare(int flags);
 extern int mount(const char *source, const char *target, const char *type, unsigned long flags, const void *data);
 extern int umount2(const char *target, int flags);
+extern int malloc_trim(size_t pad);
 static const int knet_clone_newnet = 0x40000000;   // <linux/sched.h> CLONE_NEWNET
 static const unsigned long knet_ms_bind = 4096;    // <linux/mount.h> MS_BIND
 static const int knet_mnt_detach = 2;              // <linux/fs.h> MNT_DETACH

@@ -60,6 +60,11 @@ enum ManifestParser {
         }
         guard let kind = ObjectKey.Kind(rawValue: kind), ObjectKey.clusterKinds.contains(kind) else { return }
         do {
+            if kind == .clusterNetworkPolicy, let version = document["apiVersion"]?.string,
+                version != ClusterNetworkPolicy.apiVersion
+            {
+                throw OtherVersion(found: version, read: ClusterNetworkPolicy.apiVersion)
+            }
             let object = try AnyClusterObject(document, kind)
             if let defect = object.defect {
                 result.faults.append(ManifestFault(place: place, reason: "\(object.key): \(defect)"))
@@ -70,6 +75,13 @@ enum ManifestParser {
             let name = document["metadata"]?["name"]?.string ?? "without a name"
             result.faults.append(ManifestFault(place: place, reason: "\(kind.rawValue)/\(name): \(explain(error))"))
         }
+    }
+
+    /// Other groups have kinds of the same name, which say other things.
+    private struct OtherVersion: Error, CustomStringConvertible {
+        let found: String
+        let read: String
+        var description: String { "apiVersion is \(found), and only \(read) is read" }
     }
 
     private static func explain(_ error: any Error) -> String {

@@ -38,8 +38,17 @@ public final class ManifestSource: ClusterSource {
             guard let (changes, faults, canRead) = look else { continue }
             report(faults)
             if canRead, !changes.isEmpty || !isRead { publish(changes) }
+            if changes.added.count + changes.removed.count > Self.manyObjects {
+                // The text of many objects is larger than they are. Who follows them works for a while, too.
+                Task {
+                    try? await Task.sleep(for: .seconds(1))
+                    try? await blocking { FreeMemory.giveBack() }
+                }
+            }
         }
     }
+
+    private static let manyObjects = 500
 
     private func publish(_ changes: ManifestDirectory.Changes) {
         let keys = Set(changes.added.map(\.key)).union(changes.removed)

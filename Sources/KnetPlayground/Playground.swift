@@ -215,6 +215,7 @@ public final class Playground {
     // MARK: Pods
 
     /// Makes a pod and attaches it.
+    /// - Parameter name: `namespace/name`, or the name alone of a pod in `default`.
     /// - Returns: its addresses.
     @discardableResult
     public func addPod(_ name: String, node: String) throws -> [IPAddress] {
@@ -248,12 +249,14 @@ public final class Playground {
 
     /// Executes the CNI plugin inside the node, as a runtime does.
     private func cni(_ command: String, pod: String, node: String) throws -> JSONValue {
+        let parts = pod.split(separator: "/")
+        let (podNamespace, podName) = (parts.count > 1 ? parts[0] : "default", parts.last ?? "")
         let outcome = try ChildProcess.run(
             executable, [],
             environment: [
-                "CNI_COMMAND": command, "CNI_CONTAINERID": "playground-\(pod)", "CNI_IFNAME": "eth0",
+                "CNI_COMMAND": command, "CNI_CONTAINERID": "playground-\(Self.fileName(pod))", "CNI_IFNAME": "eth0",
                 "CNI_NETNS": namespacePath(pod), "CNI_PATH": "/opt/cni/bin",
-                "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=\(pod)",
+                "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=\(podNamespace);K8S_POD_NAME=\(podName)",
             ], input: networkConfiguration(node).text(), in: try namespace(node))
         guard outcome.status == 0 else {
             throw Failure("CNI \(command) for \(pod) on \(node) failed: \(outcome.output)\(outcome.errors)")
@@ -270,7 +273,9 @@ public final class Playground {
 
     // MARK: Namespaces
 
-    public func namespacePath(_ name: String) -> String { "\(directory)/netns/\(name)" }
+    public func namespacePath(_ name: String) -> String { "\(directory)/netns/\(Self.fileName(name))" }
+
+    private static func fileName(_ name: String) -> String { name.split(separator: "/").joined(separator: ".") }
 
     /// A node's, a pod's, or one of `lan` and `outside`.
     public func namespace(_ name: String) throws -> NetworkNamespace {

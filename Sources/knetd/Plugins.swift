@@ -6,6 +6,9 @@ import Logging
 #if DNS
     import DNSPlugin
 #endif
+#if NetworkPolicy
+    import NetworkPolicyPlugin
+#endif
 #if Overlay
     import OverlayPlugin
 #endif
@@ -43,6 +46,17 @@ enum Plugins {
                     let dns = try DNS(
                         try $0.decode(), nftables: $1.nftables, pool: $1.pool, kept: $1.kept, logger: $1.logger)
                     return .plugin(dns, events: [.nftables(table: DNS.table), .link, .address], service: dns)
+                })
+        #endif
+        #if NetworkPolicy
+            all.append(
+                PluginEntry(
+                    NetworkPolicies.settings, needs: { _ in NetworkPolicies.needs },
+                    remove: { nftables, _ in try PolicyKernel.remove(nftables) }
+                ) {
+                    let kernel = try PolicyKernel(nftables: $1.nftables, pool: $1.pool)
+                    let policies = NetworkPolicies(try $0.decode(), kernel: kernel)
+                    return .plugin(policies, events: [.nftables(table: PolicyKernel.table)], service: policies)
                 })
         #endif
         return all

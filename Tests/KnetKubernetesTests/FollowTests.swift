@@ -32,6 +32,7 @@ private let runs = getenv("KNETD_RANDOM_RUNS").flatMap { Int(String(cString: $0)
         options.logsRequests = false
         options.threads = 1
         let double = try await APIDouble.start(options)
+        double.register(.clusterNetworkPolicies)
         for _ in 0..<20 { try Example.change(double, &random) }
         let share: Double = [0, 0.02, 0.1].randomElement(using: &random) ?? 0
         double.faults = .everything(share, seed: seed)

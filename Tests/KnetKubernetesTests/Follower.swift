@@ -20,6 +20,7 @@ final class Follower: Sendable {
         var timing = Timing()
         timing.retries = .milliseconds(1)...(.milliseconds(20))
         timing.silence = .milliseconds(300)
+        timing.absence = .milliseconds(20)
         timing.requestsPerSecond = 10_000
         return timing
     }()
@@ -39,7 +40,7 @@ final class Follower: Sendable {
         self.sink = sink
         reflectors = kinds.sorted { $0.rawValue < $1.rawValue }.compactMap { kind in
             guard var resource = KnetKubernetes.Resource(kind) else { return nil }
-            resource.isProtobuf = isProtobuf
+            resource.isProtobuf = isProtobuf && !resource.isCustom
             return Reflector(resource, client: client, sink: sink, recovery: recovery, logger: logger)
         }
     }
@@ -101,6 +102,7 @@ final class Follower: Sendable {
         case .pod: .pods
         case .service: .services
         case .endpointSlice: .endpointSlices
+        case .clusterNetworkPolicy: .clusterNetworkPolicies
         default: .networkPolicies
         }
     }
@@ -165,6 +167,15 @@ enum Example {
                 "addressType": "IPv4",
                 "endpoints": [["addresses": [.string("10.42.1.\(value % 250)")], "conditions": ["ready": true]]],
                 "ports": [["name": "http", "port": 80, "protocol": "TCP"]],
+            ]
+        case .clusterNetworkPolicy:
+            return [
+                "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+                "metadata": ["name": .string(name)],
+                "spec": [
+                    "tier": "Admin", "priority": .integer(value), "subject": ["namespaces": [:]],
+                    "egress": [["action": "Deny", "to": [["networks": [.string("10.0.\(value % 250).0/24")]]]]],
+                ],
             ]
         default:
             return [

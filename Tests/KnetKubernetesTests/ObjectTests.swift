@@ -28,6 +28,12 @@ import Testing
                 ]
             }, WireContainer(),
         ]
+        wire.spec.initContainers = [
+            .with {
+                $0.restartPolicy = "Always"
+                $0.ports = [.with { $0.containerPort = 15001 }]
+            }, .with { $0.ports = [.with { $0.containerPort = 9 }] },
+        ]
         wire.status.podIps = [.with { $0.ip = "10.42.1.2" }, .with { $0.ip = "fd42::2" }]
         wire.status.conditions = [
             .with {
@@ -39,6 +45,7 @@ import Testing
         #expect(pod.metadata.annotations == nil && !pod.metadata.isTerminating)
         #expect(pod.addresses.map(\.description) == ["10.42.1.2", "fd42::2"])
         #expect(pod.spec?.containers == [.init(ports: [.init(name: "http", containerPort: 80, protocol: nil)])])
+        #expect(pod.ports.map(\.containerPort) == [80, 15001], "an init container that ends has no port of the pod")
         #expect(!pod.isReady, "a pod of the API without the condition is not ready yet")
     }
 
@@ -51,7 +58,7 @@ import Testing
             (.namespace, #"{"metadata": {"name": "shop", "labels": {"team": "a"}}}"#),
             (
                 .pod,
-                #"{"metadata": {"name": "p", "namespace": "shop", "labels": {"a": "b"}, "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"nodeName": "n1", "hostNetwork": true, "hostname": "h", "subdomain": "s", "containers": [{"ports": [{"name": "http", "containerPort": 80, "protocol": "UDP"}]}]}, "status": {"phase": "Running", "podIPs": [{"ip": "10.42.1.2"}], "conditions": [{"type": "Ready", "status": "True"}]}}"#
+                #"{"metadata": {"name": "p", "namespace": "shop", "labels": {"a": "b"}, "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"nodeName": "n1", "hostNetwork": true, "hostname": "h", "subdomain": "s", "containers": [{"ports": [{"name": "http", "containerPort": 80, "protocol": "UDP"}]}], "initContainers": [{"restartPolicy": "Always", "ports": [{"name": "proxy", "containerPort": 15001}]}]}, "status": {"phase": "Running", "podIPs": [{"ip": "10.42.1.2"}], "conditions": [{"type": "Ready", "status": "True"}]}}"#
             ),
             (
                 .service,
@@ -63,13 +70,43 @@ import Testing
             ),
             (
                 .networkPolicy,
-                #"{"metadata": {"name": "p", "namespace": "shop"}, "spec": {"podSelector": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "k", "operator": "In", "values": ["v"]}]}, "policyTypes": ["Ingress", "Egress"], "ingress": [{"ports": [{"protocol": "TCP", "port": 80, "endPort": 90}], "from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}, {"podSelector": {}, "namespaceSelector": {}}]}], "egress": [{"to": [{"podSelector": {"matchLabels": {"x": "y"}}}], "ports": [{"port": "named"}]}]}}"#
+                #"{"metadata": {"name": "p", "namespace": "shop", "annotations": {"knetd.io/x": "y"}}, "spec": {"podSelector": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "k", "operator": "In", "values": ["v"]}]}, "policyTypes": ["Ingress", "Egress"], "ingress": [{"ports": [{"protocol": "TCP", "port": 80, "endPort": 90}], "from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}, {"podSelector": {}, "namespaceSelector": {}}]}], "egress": [{"to": [{"podSelector": {"matchLabels": {"x": "y"}}}], "ports": [{"port": "named"}]}]}}"#
+            ),
+            (
+                .clusterNetworkPolicy,
+                #"{"metadata": {"name": "c", "annotations": {"knetd.io/x": "y"}, "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"tier": "Admin", "priority": 7, "subject": {"pods": {"namespaceSelector": {}, "podSelector": {"matchExpressions": [{"key": "k", "operator": "Exists"}]}}}, "ingress": [{"name": "i", "action": "Pass", "from": [{"namespaces": {"matchLabels": {"a": "b"}}}, {}], "protocols": [{"tcp": {"destinationPort": {"number": 80}}}, {"udp": {}}]}], "egress": [{"action": "Deny", "to": [{"networks": ["::/0"]}, {"nodes": {}}, {"domainNames": ["*.example"]}], "protocols": [{"sctp": {"destinationPort": {"range": {"start": 1, "end": 9}}}}, {"destinationNamedPort": "dns"}]}]}}"#
             ),
         ]
         for (kind, text) in documents {
             let object = try AnyClusterObject(try JSONValue(parsing: Data(text.utf8)), kind)
             var reader = ObjectReader(kind)
             #expect(try reader.object(try object.serialized()).object == object, "\(kind)")
+        }
+    }
+
+    @Test func ofANetworkPolicysAnnotationsKnetdsOwnAreKept() throws {
+        var wire = WireNetworkPolicy()
+        wire.metadata.name = "p"
+        wire.metadata.annotations = ["knetd.io/log": "true", "kubectl.kubernetes.io/last-applied-configuration": "{}"]
+        guard case .networkPolicy(let policy) = try Self.read(wire, .networkPolicy) else {
+            throw Envelope.NotAnEnvelope()
+        }
+        #expect(policy.metadata.annotations == ["knetd.io/log": "true"])
+    }
+
+    /// Selectors may ask for any.
+    @Test func allLabelsOfPodsAndNamespacesAreKept() throws {
+        let labels = ["kubernetes.io/metadata.name": "shop", "team": "a", "pod-template-hash": "7c9fd6b5d4"]
+        var pod = WirePod()
+        pod.metadata.labels = labels
+        var namespace = WireNamespace()
+        namespace.metadata.labels = labels
+        for object in [try Self.read(pod, .pod), try Self.read(namespace, .namespace)] {
+            switch object {
+            case .pod(let pod): #expect(pod.metadata.labels == labels)
+            case .namespace(let namespace): #expect(namespace.metadata.labels == labels)
+            default: Issue.record("neither a Pod nor a Namespace")
+            }
         }
     }
 

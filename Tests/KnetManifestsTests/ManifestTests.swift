@@ -35,6 +35,26 @@ import Testing
         #expect(node.internalIP(.v6) == nil)
     }
 
+    @Test func aClusterNetworkPolicyIsReadAndBelongsToNoNamespace() {
+        let parsed = parse(
+            """
+            apiVersion: policy.networking.k8s.io/v1alpha2
+            kind: ClusterNetworkPolicy
+            metadata: {name: no-metadata-server}
+            spec:
+              tier: Admin
+              priority: 10
+              subject: {namespaces: {}}
+              egress:
+              - {action: Deny, to: [{networks: [169.254.169.254/32]}], protocols: [{tcp: {destinationPort: {number: 80}}}]}
+            """)
+        #expect(parsed.faults.isEmpty, "\(parsed.faults)")
+        #expect(parsed.objects.map { $0.key.description } == ["ClusterNetworkPolicy/no-metadata-server"])
+        guard case .clusterNetworkPolicy(let policy)? = parsed.objects.first else { return }
+        #expect(policy.spec?.subject == ClusterNetworkPolicy.Subject(namespaces: LabelSelector()))
+        #expect(policy.spec?.egress?.first?.peers == [ClusterNetworkPolicy.Peer(networks: ["169.254.169.254/32"])])
+    }
+
     @Test func jsonIsReadToo() {
         let parsed = parse(
             #"{"kind": "Pod", "metadata": {"name": "p"}, "status": {"podIP": "10.42.1.2"}}"#, file: "p.json")
@@ -56,6 +76,14 @@ import Testing
                 "Service/s: spec.ports[0].port is not an integer"
             ),
             ("kind: Pod\nmetadata: {name: p}\nstatus: {podIPs: [{ip: 10.0.0.300}]}", "10.0.0.300"),
+            (
+                "apiVersion: crd.antrea.io/v1beta1\nkind: ClusterNetworkPolicy\nmetadata: {name: c}",
+                "ClusterNetworkPolicy/c: apiVersion is crd.antrea.io/v1beta1"
+            ),
+            (
+                "kind: ClusterNetworkPolicy\nmetadata: {name: c}\nspec: {egress: [{to: [{networks: 10.0.0.0/8}]}]}",
+                "ClusterNetworkPolicy/c: spec.egress[0].to[0].networks is not a list"
+            ),
             ("metadata: {name: x}", "no \"kind\""),
             ("kind: [", "a.yaml"),
             ("\tkind: Node", "a.yaml"),

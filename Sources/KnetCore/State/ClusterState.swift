@@ -17,6 +17,7 @@ public struct ClusterState: Sendable {
     public internal(set) var services: TreeDictionary<ObjectKey, Service> = [:]
     public internal(set) var endpointSlices: TreeDictionary<ObjectKey, EndpointSlice> = [:]
     public internal(set) var networkPolicies: TreeDictionary<ObjectKey, NetworkPolicy> = [:]
+    public internal(set) var clusterNetworkPolicies: TreeDictionary<ObjectKey, ClusterNetworkPolicy> = [:]
     /// The EndpointSlices of each Service, by the Service's key.
     public private(set) var slicesOfService: TreeDictionary<ObjectKey, Set<ObjectKey>> = [:]
 
@@ -47,19 +48,22 @@ public struct ClusterState: Sendable {
 
     /// The key of everything that is held.
     public var keys: [ObjectKey] {
-        (local == nil ? [] : [.local]) + Array(attachments.keys) + Array(nodes.keys) + Array(namespaces.keys)
-            + Array(pods.keys) + Array(services.keys) + Array(endpointSlices.keys) + Array(networkPolicies.keys)
+        var all: [ObjectKey] = local == nil ? [] : [.local]
+        all += attachments.keys
+        for kind in ObjectKey.clusterKinds { all += keys(of: kind) }
+        return all
     }
 }
 
 /// One object as a source tells it.
-public enum AnyClusterObject: Hashable, Sendable {
+public indirect enum AnyClusterObject: Hashable, Sendable {
     case node(Node)
     case namespace(Namespace)
     case pod(Pod)
     case service(Service)
     case endpointSlice(EndpointSlice)
     case networkPolicy(NetworkPolicy)
+    case clusterNetworkPolicy(ClusterNetworkPolicy)
 
     /// Reads an object of a kind that a source has.
     public init(_ document: JSONValue, _ kind: ObjectKey.Kind) throws {
@@ -70,6 +74,7 @@ public enum AnyClusterObject: Hashable, Sendable {
         case .service: self = .service(try document.decode())
         case .endpointSlice: self = .endpointSlice(try document.decode())
         case .networkPolicy: self = .networkPolicy(try document.decode())
+        case .clusterNetworkPolicy: self = .clusterNetworkPolicy(try document.decode())
         case .local, .attachment: preconditionFailure("\(kind) is not an object of the cluster")
         }
     }
@@ -87,6 +92,7 @@ public enum AnyClusterObject: Hashable, Sendable {
         case .service(let object): object
         case .endpointSlice(let object): object
         case .networkPolicy(let object): object
+        case .clusterNetworkPolicy(let object): object
         }
     }
 }
@@ -100,6 +106,7 @@ extension ClusterState {
         case .service: services[key].map(AnyClusterObject.service)
         case .endpointSlice: endpointSlices[key].map(AnyClusterObject.endpointSlice)
         case .networkPolicy: networkPolicies[key].map(AnyClusterObject.networkPolicy)
+        case .clusterNetworkPolicy: clusterNetworkPolicies[key].map(AnyClusterObject.clusterNetworkPolicy)
         case .attachment, .local: nil
         }
     }
@@ -112,6 +119,7 @@ extension ClusterState {
         case .service: services.count
         case .endpointSlice: endpointSlices.count
         case .networkPolicy: networkPolicies.count
+        case .clusterNetworkPolicy: clusterNetworkPolicies.count
         case .attachment: attachments.count
         case .local: local == nil ? 0 : 1
         }
@@ -126,6 +134,7 @@ extension ClusterState {
         case .service: Array(services.keys)
         case .endpointSlice: Array(endpointSlices.keys)
         case .networkPolicy: Array(networkPolicies.keys)
+        case .clusterNetworkPolicy: Array(clusterNetworkPolicies.keys)
         case .attachment, .local: []
         }
     }
@@ -139,6 +148,7 @@ extension ClusterState {
         case .service(let object): services[object.key] = object
         case .endpointSlice(let object): set(object, object.key)
         case .networkPolicy(let object): networkPolicies[object.key] = object
+        case .clusterNetworkPolicy(let object): clusterNetworkPolicies[object.key] = object
         }
     }
 
@@ -151,6 +161,7 @@ extension ClusterState {
         case .service: services[key] = nil
         case .endpointSlice: set(nil, key)
         case .networkPolicy: networkPolicies[key] = nil
+        case .clusterNetworkPolicy: clusterNetworkPolicies[key] = nil
         case .attachment: attachments[key] = nil
         case .local: local = nil
         }

@@ -7,6 +7,7 @@ public struct ObjectKey: Hashable, Sendable, Comparable, CustomStringConvertible
         case service = "Service"
         case endpointSlice = "EndpointSlice"
         case networkPolicy = "NetworkPolicy"
+        case clusterNetworkPolicy = "ClusterNetworkPolicy"
         /// What this node knows of itself; not an object of the cluster.
         case local = "Local"
         /// A pod attached to this node by CNI; not an object of the cluster.
@@ -14,7 +15,9 @@ public struct ObjectKey: Hashable, Sendable, Comparable, CustomStringConvertible
     }
 
     /// Kinds of the cluster's objects.
-    public static let clusterKinds: Set<Kind> = [.node, .namespace, .pod, .service, .endpointSlice, .networkPolicy]
+    public static let clusterKinds: Set<Kind> = [
+        .node, .namespace, .pod, .service, .endpointSlice, .networkPolicy, .clusterNetworkPolicy,
+    ]
 
     public let kind: Kind
     /// Empty for what has no namespace.

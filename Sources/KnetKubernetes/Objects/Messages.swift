@@ -5,6 +5,9 @@ import SwiftProtobuf
 // Between the API's messages and the reduced objects, in both directions: the snapshot has the API's form too.
 
 extension Metadata {
+    /// Begins the names of annotations that are knetd's own settings.
+    static let ownAnnotations = "knetd.io/"
+
     /// - Parameters:
     ///   - labels: whether the label of that name is kept.
     ///   - annotations: the same of annotations.
@@ -82,15 +85,13 @@ extension Node {
 extension Pod {
     init(_ wire: WirePod, _ shared: inout SharedValues) {
         self.init(metadata: Metadata(wire.metadata, &shared))
-        let containers = wire.spec.containers.compactMap { container in
-            container.ports.map {
-                Port(name: $0.name.nonEmpty, containerPort: Int($0.containerPort), protocol: $0.protocol.nonEmpty)
-            }.nonEmpty.map { Container(ports: $0) }
-        }
+        let containers = wire.spec.containers.compactMap { Container($0) }
+        let sidecars = wire.spec.initContainers.filter { $0.restartPolicy == Container.always }
         spec = Spec(
             nodeName: wire.spec.nodeName.nonEmpty.map { shared.share($0) },
             hostNetwork: wire.spec.hostNetwork ? true : nil, hostname: wire.spec.hostname.nonEmpty,
             subdomain: wire.spec.subdomain.nonEmpty, containers: containers.nonEmpty,
+            initContainers: sidecars.compactMap { Container($0) }.nonEmpty,
             dnsPolicy: wire.spec.dnsPolicy.nonEmpty.map { shared.share($0) },
             dnsConfig: wire.spec.dnsConfig.searches.nonEmpty.map { DNSConfig(searches: $0) })
         let texts =
@@ -114,13 +115,30 @@ extension Pod {
                 $0.subdomain = spec?.subdomain ?? ""
                 $0.dnsPolicy = spec?.dnsPolicy ?? ""
                 if let searches = spec?.dnsConfig?.searches { $0.dnsConfig.searches = searches }
-                $0.containers = (spec?.containers ?? []).map { container in
-                    .with { $0.ports = (container.ports ?? []).map(\.wire) }
-                }
+                $0.containers = (spec?.containers ?? []).map(\.wire)
+                $0.initContainers = (spec?.initContainers ?? []).map(\.wire)
             }
             $0.status.phase = status?.phase ?? ""
             $0.status.podIps = (status?.podIPs ?? []).map { address in .with { $0.ip = address.ip } }
             $0.status.conditions = (status?.conditions ?? []).map(\.wire)
+        }
+    }
+}
+
+extension Pod.Container {
+    /// `nil` for one that names no ports: there is nothing else to know of it.
+    fileprivate init?(_ wire: WireContainer) {
+        let ports = wire.ports.map {
+            Pod.Port(name: $0.name.nonEmpty, containerPort: Int($0.containerPort), protocol: $0.protocol.nonEmpty)
+        }
+        guard !ports.isEmpty else { return nil }
+        self.init(ports: ports, restartPolicy: wire.restartPolicy.nonEmpty)
+    }
+
+    fileprivate var wire: WireContainer {
+        .with {
+            $0.ports = (ports ?? []).map(\.wire)
+            if let restartPolicy { $0.restartPolicy = restartPolicy }
         }
     }
 }
@@ -136,7 +154,7 @@ extension Pod.Port {
 }
 
 extension Service {
-    private static let keptAnnotations = ["service.kubernetes.io/", "knetd.io/"]
+    private static let keptAnnotations = ["service.kubernetes.io/", Metadata.ownAnnotations]
 
     init(_ wire: WireService, _ shared: inout SharedValues) {
         self.init(

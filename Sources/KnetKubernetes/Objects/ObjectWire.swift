@@ -15,7 +15,7 @@ extension WireEndpointSlice: WireObject {}
 extension WireNetworkPolicy: WireObject {}
 
 extension AnyClusterObject {
-    /// In the API's form, without an envelope.
+    /// In the API's form, without an envelope: of custom resources that is JSON.
     func serialized() throws -> Data {
         switch self {
         case .node(let object): try object.wire.serializedData()
@@ -24,6 +24,7 @@ extension AnyClusterObject {
         case .service(let object): try object.wire.serializedData()
         case .endpointSlice(let object): try object.wire.serializedData()
         case .networkPolicy(let object): try object.wire.serializedData()
+        case .clusterNetworkPolicy(let object): try JSONEncoder().encode(object)
         }
     }
 }

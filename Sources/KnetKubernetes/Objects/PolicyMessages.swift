@@ -26,7 +26,9 @@ extension LabelSelector {
 
 extension NetworkPolicy {
     init(_ wire: WireNetworkPolicy, _ shared: inout SharedValues) {
-        self.init(metadata: Metadata(wire.metadata, &shared, labels: { _ in false }))
+        self.init(
+            metadata: Metadata(
+                wire.metadata, &shared, labels: { _ in false }, annotations: { $0.hasPrefix(Metadata.ownAnnotations) }))
         spec = Spec(
             podSelector: LabelSelector(wire.spec.podSelector, &shared),
             ingress: wire.spec.ingress.map { rule in

@@ -6,8 +6,8 @@ import KnetLinux
 /// The cluster as it was last known whole, on disk, so that a node boots without the API server.
 ///
 /// The file: the magic line, then the time of saving (seconds since 1970, 8 bytes), then for every kind its name's length (4),
-/// the name, the number of objects (4) and for each its length (4) and message; last a checksum (8) of all before it. Numbers
-/// are big-endian. A file of another version or with a wrong sum is not read.
+/// the name, the number of objects (4) and for each its length (4) and message, or JSON of custom resources; last a checksum (8)
+/// of all before it. Numbers are big-endian. A file of another version or with a wrong sum is not read.
 struct Snapshot {
     static let magic = Array("knetd cluster snapshot 1\n".utf8)
 

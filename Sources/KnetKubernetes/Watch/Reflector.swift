@@ -62,6 +62,8 @@ final class Reflector: Sendable {
         var isDoubtful = false
         /// Whether the last attempt ended because history was gone.
         var expired = false
+        /// Whether the server does not have the kind.
+        var isAbsent = false
         /// Told in this list so far; `nil` where no list is being read.
         var listed: Set<ObjectKey>?
 
@@ -114,6 +116,10 @@ final class Reflector: Sendable {
         case .refused where progress.streamsList:
             progress.streamsList = false
             return
+        case .notServed where resource.isCustom:
+            backoff.succeeded()
+            await missing(&progress)
+            return
         case .unreachable, .broken: progress.isDoubtful = true
         default: break
         }
@@ -127,6 +133,28 @@ final class Reflector: Sendable {
         case .unable(let seconds): await pause(backoff.failed(atLeast: .seconds(seconds ?? 0)))
         default: await pause(backoff.failed())
         }
+    }
+
+    /// The server does not have the kind. That is no fault where its definition need not be installed: there are no objects of
+    /// it.
+    private func missing(_ progress: inout Progress) async {
+        if progress.revision != nil {
+            // It had. One that only just starts may say the same, so it is asked once more before all objects are gone.
+            progress.revision = nil
+            return await pause(client.timing.retries.upperBound)
+        }
+        if !progress.isAbsent {
+            logger.info("the API server does not have the kind; asking now and then", metadata: metadata())
+        }
+        progress.isAbsent = true
+        sink.told(resource.kind, all: [])
+        note { report in
+            report.isLive = true
+            report.trouble = nil
+            report.heard = .now
+            report.revision = nil
+        }
+        await pause(client.timing.absence * Double.random(in: 0.75...1))
     }
 
     private func pause(_ time: Duration) async { try? await Task.sleep(for: time) }
@@ -200,6 +228,7 @@ final class Reflector: Sendable {
     private func complete(_ progress: inout Progress, revision: String) {
         let keys = progress.listed ?? []
         progress.listed = nil
+        progress.isAbsent = false
         progress.revision = revision
         sink.told(resource.kind, all: keys)
         live(revision)

@@ -11,11 +11,15 @@ struct Resource: Hashable, Sendable {
     let plural: String
     /// Only the objects that it selects, as `spec.nodeName=node1`.
     var fieldSelector: String?
-    /// Whether the server has it in protobuf; custom resources are in JSON alone.
+    /// Whether the server is asked for protobuf; custom resources it has in JSON alone.
     var isProtobuf = true
+    /// Whether it comes from a CustomResourceDefinition, which may not be installed.
+    let isCustom: Bool
 
     init?(_ kind: ObjectKey.Kind) {
         self.kind = kind
+        isCustom = kind == .clusterNetworkPolicy
+        isProtobuf = !isCustom
         switch kind {
         case .node: (group, version, plural) = ("", "v1", "nodes")
         case .namespace: (group, version, plural) = ("", "v1", "namespaces")
@@ -23,6 +27,8 @@ struct Resource: Hashable, Sendable {
         case .service: (group, version, plural) = ("", "v1", "services")
         case .endpointSlice: (group, version, plural) = ("discovery.k8s.io", "v1", "endpointslices")
         case .networkPolicy: (group, version, plural) = ("networking.k8s.io", "v1", "networkpolicies")
+        case .clusterNetworkPolicy:
+            (group, version, plural) = ("policy.networking.k8s.io", "v1alpha2", "clusternetworkpolicies")
         case .local, .attachment: return nil
         }
     }
@@ -46,8 +52,10 @@ struct ObjectReader {
     init(_ kind: ObjectKey.Kind) { self.kind = kind }
 
     mutating func object(_ value: JSONValue) throws -> ToldObject {
-        ToldObject(
-            object: try AnyClusterObject(value, kind), revision: value["metadata"]?["resourceVersion"]?.string ?? "")
+        let object =
+            try kind == .clusterNetworkPolicy
+            ? AnyClusterObject.clusterNetworkPolicy(ClusterNetworkPolicy.told(value)) : AnyClusterObject(value, kind)
+        return ToldObject(object: object, revision: value["metadata"]?["resourceVersion"]?.string ?? "")
     }
 
     /// - Parameter message: an object without its envelope.
@@ -74,6 +82,8 @@ struct ObjectReader {
         case .networkPolicy:
             let wire = try wire(WireNetworkPolicy.self)
             return told(.networkPolicy(NetworkPolicy(wire, &shared)), wire)
+        case .clusterNetworkPolicy:
+            return ToldObject(object: try AnyClusterObject(JSONValue(parsing: message), kind), revision: "")
         case .local, .attachment: throw Envelope.NotAnEnvelope()
         }
     }

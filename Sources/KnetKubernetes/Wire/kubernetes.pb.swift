@@ -701,6 +701,8 @@ package nonisolated struct WirePodSpec: Sendable {
   /// Clears the value of `subdomain`. Subsequent reads from it will return its default value.
   package mutating func clearSubdomain() {self._subdomain = nil}
 
+  package var initContainers: [WireContainer] = []
+
   package var dnsConfig: WirePodDNSConfig {
     get {_dnsConfig ?? WirePodDNSConfig()}
     set {_dnsConfig = newValue}
@@ -741,9 +743,20 @@ package nonisolated struct WireContainer: Sendable {
 
   package var ports: [WireContainerPort] = []
 
+  package var restartPolicy: String {
+    get {_restartPolicy ?? String()}
+    set {_restartPolicy = newValue}
+  }
+  /// Returns true if `restartPolicy` has been explicitly set.
+  package var hasRestartPolicy: Bool {self._restartPolicy != nil}
+  /// Clears the value of `restartPolicy`. Subsequent reads from it will return its default value.
+  package mutating func clearRestartPolicy() {self._restartPolicy = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
+
+  fileprivate var _restartPolicy: String? = nil
 }
 
 package nonisolated struct WireContainerPort: Sendable {
@@ -2420,7 +2433,7 @@ nonisolated extension WirePod: SwiftProtobuf.Message, SwiftProtobuf._MessageImpl
 
 nonisolated extension WirePodSpec: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = "PodSpec"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\u{2}containers\0\u{2}\u{4}dnsPolicy\0\u{2}\u{4}nodeName\0\u{1}hostNetwork\0\u{2}\u{5}hostname\0\u{1}subdomain\0\u{2}\u{9}dnsConfig\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\u{2}containers\0\u{2}\u{4}dnsPolicy\0\u{2}\u{4}nodeName\0\u{1}hostNetwork\0\u{2}\u{5}hostname\0\u{1}subdomain\0\u{2}\u{3}initContainers\0\u{2}\u{6}dnsConfig\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2434,6 +2447,7 @@ nonisolated extension WirePodSpec: SwiftProtobuf.Message, SwiftProtobuf._Message
       case 11: try { try decoder.decodeSingularBoolField(value: &self._hostNetwork) }()
       case 16: try { try decoder.decodeSingularStringField(value: &self._hostname) }()
       case 17: try { try decoder.decodeSingularStringField(value: &self._subdomain) }()
+      case 20: try { try decoder.decodeRepeatedMessageField(value: &self.initContainers) }()
       case 26: try { try decoder.decodeSingularMessageField(value: &self._dnsConfig) }()
       default: break
       }
@@ -2463,6 +2477,9 @@ nonisolated extension WirePodSpec: SwiftProtobuf.Message, SwiftProtobuf._Message
     try { if let v = self._subdomain {
       try visitor.visitSingularStringField(value: v, fieldNumber: 17)
     } }()
+    if !self.initContainers.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.initContainers, fieldNumber: 20)
+    }
     try { if let v = self._dnsConfig {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 26)
     } }()
@@ -2476,6 +2493,7 @@ nonisolated extension WirePodSpec: SwiftProtobuf.Message, SwiftProtobuf._Message
     if lhs._hostNetwork != rhs._hostNetwork {return false}
     if lhs._hostname != rhs._hostname {return false}
     if lhs._subdomain != rhs._subdomain {return false}
+    if lhs.initContainers != rhs.initContainers {return false}
     if lhs._dnsConfig != rhs._dnsConfig {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
@@ -2514,7 +2532,7 @@ nonisolated extension WirePodDNSConfig: SwiftProtobuf.Message, SwiftProtobuf._Me
 
 nonisolated extension WireContainer: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = "Container"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\u{6}ports\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\u{6}ports\0\u{2}\u{12}restartPolicy\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2523,20 +2541,29 @@ nonisolated extension WireContainer: SwiftProtobuf.Message, SwiftProtobuf._Messa
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 6: try { try decoder.decodeRepeatedMessageField(value: &self.ports) }()
+      case 24: try { try decoder.decodeSingularStringField(value: &self._restartPolicy) }()
       default: break
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if !self.ports.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.ports, fieldNumber: 6)
     }
+    try { if let v = self._restartPolicy {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 24)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: WireContainer, rhs: WireContainer) -> Bool {
     if lhs.ports != rhs.ports {return false}
+    if lhs._restartPolicy != rhs._restartPolicy {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

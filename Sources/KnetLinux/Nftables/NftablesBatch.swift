@@ -3,7 +3,9 @@ import Glibc
 
 /// The bytes of a transaction.
 struct NftablesBatch {
-    private let table: String
+    let table: String
+    /// Of the last set in this transaction.
+    var setNumber: UInt32 = 0
     private var bytes: [UInt8] = []
     private var last = 0
 
@@ -19,7 +21,12 @@ struct NftablesBatch {
         }
     }
 
-    mutating func append(_ elements: [SetElement], of set: String, isRemoval: Bool) {
+    mutating func append(_ changes: SetChanges) {
+        for (set, elements) in changes.removed { append(elements, of: set, isRemoval: true) }
+        for (set, elements) in changes.added { append(elements, of: set, isRemoval: false) }
+    }
+
+    private mutating func append(_ elements: [SetElement], of set: String, isRemoval: Bool) {
         var rest = elements[...]
         let (tableName, setName) = (Array(table.utf8) + [0], Array(set.utf8) + [0])
         while !rest.isEmpty {
@@ -41,17 +48,15 @@ struct NftablesBatch {
         }
     }
 
-    mutating func append(_ rule: [RuleExpression], to chain: String) {
-        let (tableName, chainName) = (Array(table.utf8) + [0], Array(chain.utf8) + [0])
-        message(
-            Int(NFNL_SUBSYS_NFTABLES) << 8 | Int(NFT_MSG_NEWRULE.rawValue), flags: UInt16(NLM_F_CREATE | NLM_F_APPEND),
-            family: Self.inet, resource: 0
-        ) { batch in
-            batch.attribute(NFTA_RULE_TABLE.rawValue) { $0.bytes += tableName }
-            batch.attribute(NFTA_RULE_CHAIN.rawValue) { $0.bytes += chainName }
-            batch.attribute(NFTA_RULE_EXPRESSIONS.rawValue, isNest: true) { batch in
+    /// - Parameter data: what is kept with it for people.
+    mutating func append(_ rule: [RuleExpression], to chain: String, data: [UInt8] = []) {
+        message(NFT_MSG_NEWRULE, flags: NLM_F_CREATE | NLM_F_APPEND) { batch in
+            batch.put(NFTA_RULE_TABLE.rawValue, text: batch.table)
+            batch.put(NFTA_RULE_CHAIN.rawValue, text: chain)
+            batch.nest(NFTA_RULE_EXPRESSIONS.rawValue) { batch in
                 for expression in rule { expression.write(&batch) }
             }
+            if !data.isEmpty { batch.put(NFTA_RULE_USERDATA.rawValue, bytes: data) }
         }
     }
 
@@ -69,6 +74,12 @@ struct NftablesBatch {
 
     mutating func put(_ type: UInt32, text: String) { attribute(type) { $0.bytes += Array(text.utf8) + [0] } }
 
+    mutating func put(_ type: UInt32, bytes: [UInt8]) { attribute(type) { $0.bytes += bytes } }
+
+    mutating func nest(_ type: UInt32, _ body: (inout NftablesBatch) -> Void) {
+        attribute(type, isNest: true, body)
+    }
+
     mutating func put(_ type: UInt32, value: [UInt8]) {
         attribute(type, isNest: true) { $0.attribute(NFTA_DATA_VALUE.rawValue) { $0.bytes += value } }
     }
@@ -80,7 +91,15 @@ struct NftablesBatch {
         attribute(NFTA_LIST_ELEM.rawValue, isNest: true) { batch in
             data(NFTA_SET_ELEM_KEY.rawValue, element.key, &batch)
             if let lastKey = element.lastKey { data(NFTA_SET_ELEM_KEY_END.rawValue, lastKey, &batch) }
-            if let value = element.value, !isRemoval { data(NFTA_SET_ELEM_DATA.rawValue, value, &batch) }
+            if element.isEnd {
+                batch.put(NFTA_SET_ELEM_FLAGS.rawValue, UInt32(NFT_SET_ELEM_INTERVAL_END.rawValue))
+            }
+            if isRemoval { return }
+            if let value = element.value { data(NFTA_SET_ELEM_DATA.rawValue, value, &batch) }
+            if let verdict = element.verdict {
+                batch.nest(NFTA_SET_ELEM_DATA.rawValue) { verdict.write(&$0) }
+            }
+            if let timeout = element.timeout { batch.put(NFTA_SET_ELEM_TIMEOUT.rawValue, timeout) }
         }
     }
 
@@ -92,6 +111,14 @@ struct NftablesBatch {
             _ in
         }
         return bytes
+    }
+
+    mutating func message(
+        _ type: nf_tables_msg_types, flags: Int32 = 0, _ body: (inout NftablesBatch) -> Void
+    ) {
+        message(
+            Int(NFNL_SUBSYS_NFTABLES) << 8 | Int(type.rawValue), flags: UInt16(flags), family: Self.inet, resource: 0,
+            body)
     }
 
     private mutating func message(

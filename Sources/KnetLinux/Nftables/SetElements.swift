@@ -10,11 +10,23 @@ public struct SetElement: Sendable, Equatable {
     public var lastKey: [UInt8]?
     /// A map's.
     public var value: [UInt8]?
+    /// A verdict map's.
+    public var verdict: RuleVerdict?
+    /// Whether the key is the first one behind an interval, of a set whose keys have one part.
+    public var isEnd: Bool
+    /// After so many milliseconds the kernel removes it.
+    public var timeout: UInt64?
 
-    public init(key: [UInt8], lastKey: [UInt8]? = nil, value: [UInt8]? = nil) {
+    public init(
+        key: [UInt8], lastKey: [UInt8]? = nil, value: [UInt8]? = nil, verdict: RuleVerdict? = nil, isEnd: Bool = false,
+        timeout: UInt64? = nil
+    ) {
         self.key = key
         self.lastKey = lastKey
         self.value = value
+        self.verdict = verdict
+        self.isEnd = isEnd
+        self.timeout = timeout
     }
 }
 
@@ -37,7 +49,7 @@ public final class SetElements: Sendable {
     private struct Box: @unchecked Sendable { let socket: NetlinkSocket }
 
     private let box: Mutex<Box>
-    private let table: String
+    let table: String
     /// Under which events of our own making come.
     public let portID: UInt32
 
@@ -57,12 +69,8 @@ public final class SetElements: Sendable {
     public func change(_ changes: SetChanges) throws {
         if changes.isEmpty { return }
         var batch = NftablesBatch(table: table)
-        for (set, elements) in changes.removed { batch.append(elements, of: set, isRemoval: true) }
-        for (set, elements) in changes.added { batch.append(elements, of: set, isRemoval: false) }
-        let bytes = batch.finished()
-        try KernelWrites.during(changes.count) { () throws(SystemError) in
-            try box.withLock { box throws(SystemError) in try box.socket.transact(bytes) }
-        }
+        batch.append(changes)
+        try transact(batch, writes: changes.count)
     }
 
     /// Puts rules at the end of a chain, in one transaction.
@@ -70,8 +78,13 @@ public final class SetElements: Sendable {
         if rules.isEmpty { return }
         var batch = NftablesBatch(table: table)
         for rule in rules { batch.append(rule, to: chain) }
+        try transact(batch, writes: rules.count)
+    }
+
+    /// - Parameter writes: how many things of the kernel it changes.
+    func transact(_ batch: consuming NftablesBatch, writes: Int) throws(SystemError) {
         let bytes = batch.finished()
-        try KernelWrites.during(rules.count) { () throws(SystemError) in
+        try KernelWrites.during(writes) { () throws(SystemError) in
             try box.withLock { box throws(SystemError) in try box.socket.transact(bytes) }
         }
     }
@@ -80,39 +93,75 @@ public final class SetElements: Sendable {
     public func read(_ set: String) throws -> [SetElement] {
         var elements: [SetElement] = []
         do {
-            try box.withLock { box in
-                try box.socket.dump {
-                    .elements(of: set, table: table)
-                } restart: {
-                    elements = []
-                } visit: { reply in
-                    guard let list = reply.attributes(after: nfgenmsg.self)[NFTA_SET_ELEM_LIST_ELEMENTS.rawValue] else {
-                        return
-                    }
-                    for element in list.nested { SetElement(element.nested).map { elements.append($0) } }
-                }
+            try dump {
+                .elements(of: set, table: table)
+            } restart: {
+                elements = []
+            } visit: { attributes in
+                guard let list = attributes[NFTA_SET_ELEM_LIST_ELEMENTS.rawValue] else { return }
+                for element in list.nested { SetElement(element.nested).map { elements.append($0) } }
             }
         } catch let error as SystemError where error.errno == ENOENT {
             return []
         }
         return elements
     }
+
+    /// Whether the set has the key, be it within an interval.
+    public func contains(_ key: [UInt8], in set: String) throws -> Bool { try element(key, of: set) != nil }
+
+    /// - Returns: the element that has the key; `nil` where there is none, or no such set.
+    public func element(_ key: [UInt8], of set: String) throws -> SetElement? {
+        var found: SetElement?
+        do {
+            try box.withLock { box in
+                try box.socket.get(.element(key, of: set, table: table)) { reply in
+                    let list = reply.attributes(after: nfgenmsg.self)[NFTA_SET_ELEM_LIST_ELEMENTS.rawValue]
+                    for element in list?.nested ?? NetlinkAttributes() { found = found ?? SetElement(element.nested) }
+                }
+            }
+        } catch let error as SystemError where error.errno == ENOENT {
+            return nil
+        }
+        return found
+    }
+
+    /// - Throws: where there is no such table.
+    func exists() throws {
+        try box.withLock { box in
+            try box.socket.get(.ofTable(table, NFT_MSG_GETTABLE, NFTA_TABLE_NAME.rawValue)) { _ in }
+        }
+    }
+
+    func dump(
+        _ message: () -> NetlinkMessage, restart: () -> Void, visit: (NetlinkAttributes) -> Void
+    ) throws {
+        try box.withLock { box in
+            try box.socket.dump(message, restart: restart) { visit($0.attributes(after: nfgenmsg.self)) }
+        }
+    }
 }
 
 extension SetElement {
     fileprivate init?(_ attributes: NetlinkAttributes) {
         var (key, lastKey, value): ([UInt8]?, [UInt8]?, [UInt8]?) = (nil, nil, nil)
+        var (verdict, isEnd): (RuleVerdict?, Bool) = (nil, false)
         for attribute in attributes {
             func data() -> [UInt8]? { attribute.nested[NFTA_DATA_VALUE.rawValue].map { Array($0.bytes) } }
             switch UInt32(attribute.type) {
             case NFTA_SET_ELEM_KEY.rawValue: key = data()
             case NFTA_SET_ELEM_KEY_END.rawValue: lastKey = data()
-            case NFTA_SET_ELEM_DATA.rawValue: value = data()
+            case NFTA_SET_ELEM_DATA.rawValue:
+                value = data()
+                verdict = attribute.nested[NFTA_DATA_VERDICT.rawValue].flatMap { RuleVerdict($0.nested) }
+            case NFTA_SET_ELEM_FLAGS.rawValue:
+                let flags = attribute.integer(UInt32.self).map(UInt32.init(bigEndian:)) ?? 0
+                isEnd = flags & NFT_SET_ELEM_INTERVAL_END.rawValue != 0
             default: break
             }
         }
         guard let key else { return nil }
-        self.init(key: key, lastKey: lastKey, value: value)
+        self.init(key: key, lastKey: lastKey, value: value, verdict: verdict, isEnd: isEnd)
     }
 }
 
@@ -123,6 +172,16 @@ extension NetlinkMessage {
         message.put(nfgenmsg(nfgen_family: NftablesBatch.inet, version: UInt8(NFNETLINK_V0), res_id: 0))
         message.put(NFTA_SET_ELEM_LIST_TABLE.rawValue, text: table)
         message.put(NFTA_SET_ELEM_LIST_SET.rawValue, text: set)
+        return message
+    }
+
+    fileprivate static func element(_ key: [UInt8], of set: String, table: String) -> NetlinkMessage {
+        var message = elements(of: set, table: table)
+        message.nest(Int(NFTA_SET_ELEM_LIST_ELEMENTS.rawValue)) { message in
+            message.nest(Int(NFTA_LIST_ELEM.rawValue)) { message in
+                message.nest(Int(NFTA_SET_ELEM_KEY.rawValue)) { $0.put(NFTA_DATA_VALUE.rawValue, bytes: key) }
+            }
+        }
         return message
     }
 }

@@ -15,7 +15,7 @@ struct APISection {
     static let everything = "all kinds"
     static let nodesOnly = "what the overlay needs"
 
-    private static let allKinds = "Node,Namespace,Pod,Service,EndpointSlice,NetworkPolicy"
+    private static let allKinds = ObjectKey.clusterKinds.map(\.rawValue).sorted().joined(separator: ",")
 
     private let stage: Stage
     private let contents: ClusterContents

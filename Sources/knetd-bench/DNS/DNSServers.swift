@@ -22,6 +22,11 @@ struct DNSServer {
     /// Keeps a command on the servers' processor.
     static let wrapper = ["taskset", "-c", processor]
 
+    /// Keeps all threads there: knot gives its own another.
+    func pin() throws { _ = try ChildProcess.run("taskset", ["-a", "-p", "-c", Self.processor, "\(process)"]) }
+
+    static var processorNumber: UInt32 { UInt32(processor) ?? 0 }
+
     static func prepare(_ namespace: NetworkNamespace) throws {
         try namespace.run {
             let socket = try NetlinkSocket()

@@ -16,7 +16,8 @@ struct KnetdCommand: AsyncParsableCommand {
         version: Version.current,
         subcommands: [
             RunCommand.self, StatusCommand.self, ConfigCommand.self, InstallCommand.self, UninstallCommand.self,
-            CleanupCommand.self, ServicesCommand.self, DNSCommand.self, PlaygroundCommand.self,
+            CleanupCommand.self, ServicesCommand.self, DNSCommand.self, PolicyCommand.self,
+            PlaygroundCommand.self,
         ])
 }
 

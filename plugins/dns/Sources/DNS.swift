@@ -104,7 +104,7 @@ public final class DNS: Plugin, PluginService {
             switch $0.kind {
             case .service, .namespace, .attachment, .local: true
             case .pod: options.pods == .verified
-            case .node, .endpointSlice, .networkPolicy: false
+            case .node, .endpointSlice, .networkPolicy, .clusterNetworkPolicy: false
             }
         }
         if keys.contains(service) { affected.insert(.local) }
@@ -140,7 +140,7 @@ public final class DNS: Plugin, PluginService {
             guard options.pods == .verified, let pod = state.pods[key] else { return [] }
             return names(key, DomainNames.part(pod, in: domains, ttl: UInt32(options.ttl)))
         case .attachment: return state.attachments[key].map { clients($0, in: state) } ?? []
-        case .node, .endpointSlice, .networkPolicy: return []
+        case .node, .endpointSlice, .networkPolicy, .clusterNetworkPolicy: return []
         }
     }
 

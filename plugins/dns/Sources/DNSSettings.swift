@@ -1,4 +1,4 @@
-public import KnetCore
+import KnetCore
 
 /// `plugins.dns` in the configuration.
 public struct DNSSettings: Codable, Sendable, Equatable {

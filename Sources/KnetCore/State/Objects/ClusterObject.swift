@@ -22,12 +22,12 @@ extension ObjectKey.Kind {
     public var isNamespaced: Bool {
         switch self {
         case .pod, .service, .endpointSlice, .networkPolicy: true
-        case .node, .namespace, .local, .attachment: false
+        case .node, .namespace, .clusterNetworkPolicy, .local, .attachment: false
         }
     }
 }
 
-public struct Metadata: Hashable, Sendable, Decodable {
+public struct Metadata: Hashable, Sendable, Codable {
     public var name: String
     public var namespace: String?
     public var labels: [String: String]?
@@ -55,6 +55,16 @@ public struct Metadata: Hashable, Sendable, Decodable {
         labels = try container.decodeIfPresent([String: String].self, forKey: .labels)
         annotations = try container.decodeIfPresent([String: String].self, forKey: .annotations)
         isTerminating = try container.decodeIfPresent(String.self, forKey: .deletionTimestamp) != nil
+    }
+
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: CodingKeys.self)
+        try container.encode(name, forKey: .name)
+        try container.encodeIfPresent(namespace, forKey: .namespace)
+        try container.encodeIfPresent(labels, forKey: .labels)
+        try container.encodeIfPresent(annotations, forKey: .annotations)
+        // Since when is not kept.
+        if isTerminating { try container.encode("1970-01-01T00:00:00Z", forKey: .deletionTimestamp) }
     }
 }
 

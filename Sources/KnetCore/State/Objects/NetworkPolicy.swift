@@ -1,6 +1,6 @@
 /// Which objects are meant by their labels; an empty selector means all.
-public struct LabelSelector: Hashable, Sendable, Decodable {
-    public struct Requirement: Hashable, Sendable, Decodable {
+public struct LabelSelector: Hashable, Sendable, Codable {
+    public struct Requirement: Hashable, Sendable, Codable {
         public var key: String
         /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
         public var `operator`: String

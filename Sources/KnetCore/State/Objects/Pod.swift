@@ -28,9 +28,16 @@ public struct Pod: ClusterObject {
         }
     }
     public struct Container: Hashable, Sendable, Decodable {
-        public var ports: [Port]?
+        /// What `restartPolicy` says of an init container that runs as long as the pod.
+        public static let always = "Always"
 
-        public init(ports: [Port]?) { self.ports = ports }
+        public var ports: [Port]?
+        public var restartPolicy: String?
+
+        public init(ports: [Port]?, restartPolicy: String? = nil) {
+            self.ports = ports
+            self.restartPolicy = restartPolicy
+        }
     }
     /// What a pod adds to its resolver's file.
     public struct DNSConfig: Hashable, Sendable, Decodable {
@@ -44,13 +51,14 @@ public struct Pod: ClusterObject {
         public var hostname: String?
         public var subdomain: String?
         public var containers: [Container]?
+        public var initContainers: [Container]?
         /// `ClusterFirst`, `ClusterFirstWithHostNet`, `Default` or `None`.
         public var dnsPolicy: String?
         public var dnsConfig: DNSConfig?
 
         public init(
             nodeName: String?, hostNetwork: Bool?, hostname: String?, subdomain: String?, containers: [Container]?,
-            dnsPolicy: String? = nil, dnsConfig: DNSConfig? = nil
+            initContainers: [Container]? = nil, dnsPolicy: String? = nil, dnsConfig: DNSConfig? = nil
         ) {
             self.dnsPolicy = dnsPolicy
             self.dnsConfig = dnsConfig
@@ -59,6 +67,7 @@ public struct Pod: ClusterObject {
             self.hostname = hostname
             self.subdomain = subdomain
             self.containers = containers
+            self.initContainers = initContainers
         }
     }
     public struct Status: Hashable, Sendable, Decodable {
@@ -91,6 +100,13 @@ public struct Pod: ClusterObject {
 
     public var addresses: [IPAddress] {
         (status?.podIPs?.map(\.ip) ?? status?.podIP.map { [$0] } ?? []).compactMap { IPAddress($0) }
+    }
+
+    /// The ports of all containers that run as long as the pod
+    /// (https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/).
+    public var ports: [Port] {
+        let sidecars = (spec?.initContainers ?? []).filter { $0.restartPolicy == Container.always }
+        return ((spec?.containers ?? []) + sidecars).flatMap { $0.ports ?? [] }
     }
 
     /// Condition `Ready`; a manifest without conditions means a pod that is ready.

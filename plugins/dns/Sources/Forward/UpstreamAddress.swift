@@ -1,4 +1,4 @@
-public import KnetCore
+import KnetCore
 
 /// A server that is asked what this node does not know: `192.0.2.1`, `192.0.2.1:5353`, `[2001:db8::1]:53`, or over TLS
 /// `tls://192.0.2.1:853#dns.example` with the name that its certificate must bear.

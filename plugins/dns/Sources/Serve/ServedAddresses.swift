@@ -174,7 +174,7 @@ final class ServedAddresses: Sendable {
         // The address comes after.
         try set(Int32(IPPROTO_IP), IP_FREEBIND, 1)
         do {
-            try address.withSocketName(port: port) { name, length in
+            _ = try address.withSocketName(port: port) { name, length in
                 try syscall(what) { bind(socket.number, name, length) }
             }
             if type == SOCK_STREAM { try syscall(what) { listen(socket.number, 1_024) } }

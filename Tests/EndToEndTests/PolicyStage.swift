@@ -1,0 +1,115 @@
+import FoundationEssentials
+import Glibc
+import KnetCore
+import KnetLinux
+import KnetPlayground
+
+/// Two nodes with nine pods in three namespaces, each of which serves and asks; what the cluster holds is one manifest.
+final class PolicyStage {
+    /// Flows that are otherwise than the oracle says.
+    struct Mismatch: CustomStringConvertible {
+        /// Reached, but not allowed.
+        let leaked: Set<PolicyFlow>
+        /// Allowed, but not reached.
+        let missing: Set<PolicyFlow>
+
+        var description: String {
+            (Self.lines("passes and must not", leaked) + Self.lines("is held back and must not be", missing)).joined(
+                separator: "\n")
+        }
+
+        private static func lines(_ what: String, _ flows: Set<PolicyFlow>) -> [String] {
+            let pairs = Dictionary(grouping: flows) { "\($0.source) → \($0.destination)" }
+            let lines = pairs.sorted { $0.key < $1.key }.map { pair, flows in
+                "\(pair) \(what): \(flows.map(\.kind).sorted().joined(separator: ", "))"
+            }
+            return lines.count > 24 ? Array(lines.prefix(24)) + ["… and \(lines.count - 24) more pairs"] : lines
+        }
+    }
+
+    let playground: Playground
+    /// Without policies.
+    let world: PolicyWorld
+    /// The longest time from a change to the look that found all as it must be, in milliseconds.
+    private(set) var slowest = 0
+
+    private let servers: PolicyServers
+    private let prober: PolicyProber
+    private var written = ""
+
+    /// So long a change may take.
+    private static let patience = Duration.seconds(1)
+
+    static func with<Result>(_ body: (PolicyStage) throws -> Result) throws -> Result {
+        let plugins: JSONValue = ["overlay": [:], "serviceProxy": [:], "networkPolicy": [:]]
+        return try withPlayground(nodes: 2, ["plugins": plugins]) { playground in
+            let stage = try PolicyStage(playground)
+            defer { stage.servers.stop() }
+            return try body(stage)
+        }
+    }
+
+    private init(_ playground: Playground) throws {
+        self.playground = playground
+        var places: [String: PolicyWorld.Place] = [:]
+        var namespaces: [String: NetworkNamespace] = [:]
+        for pod in PolicyWorld.pods {
+            let node = PolicyWorld.node(of: pod)
+            let addresses = try playground.addPod(pod, node: node)
+            places[pod] = PolicyWorld.Place(node: node, addresses: addresses)
+            namespaces[pod] = try playground.namespace(pod)
+        }
+        world = PolicyWorld(places: places)
+        servers = try PolicyServers(in: Array(namespaces.values))
+        prober = PolicyProber(world, namespaces: namespaces)
+    }
+
+    // MARK: Changes
+
+    /// Puts a world in the place of the one before, in one step, and waits until both nodes have had their turn with it.
+    func apply(_ world: PolicyWorld) throws {
+        let list: JSONValue = ["apiVersion": "v1", "kind": "List", "items": .array(world.objects)]
+        let text = list.text()
+        // What changes nothing wakes nobody.
+        guard text != written else { return }
+        let before = try turns()
+        written = text
+        try Data(text.utf8).write(to: URL(fileURLWithPath: "\(playground.manifests)/policies.json"), options: .atomic)
+        let deadline = ContinuousClock.now + .milliseconds(400)
+        while ContinuousClock.now < deadline {
+            let now = try turns()
+            if zip(before, now).allSatisfy({ $0 < $1 }) { return }
+            usleep(3_000)
+        }
+    }
+
+    /// How often each node's reconciler has brought the state to the kernel.
+    private func turns() throws -> [Double] {
+        try playground.nodeNames.map { node in
+            try metric("knetd_passes_total{plugin=\"networkPolicy\"}", of: node, playground)
+        }
+    }
+
+    // MARK: Truth tables
+
+    /// Applies a world and looks until all flows are as the oracle says, for one second.
+    /// - Returns: what was otherwise then.
+    func mismatch(_ world: PolicyWorld) throws -> Mismatch? {
+        let oracle = PolicyOracle(world.objects)
+        let expected = Set(PolicyFlow.all.filter { oracle.allows($0) })
+        let start = ContinuousClock.now
+        let deadline = start + Self.patience
+        try apply(world)
+        while true {
+            let began = ContinuousClock.now
+            let found = try prober.measure(expecting: expected, until: deadline)
+            if found == expected {
+                slowest = max(slowest, Int((began - start) / .milliseconds(1)))
+                return nil
+            }
+            if ContinuousClock.now >= deadline {
+                return Mismatch(leaked: found.subtracting(expected), missing: expected.subtracting(found))
+            }
+        }
+    }
+}
