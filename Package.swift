@@ -144,7 +144,7 @@ let package = Package(
             name: "knetd-bench",
             dependencies: [
                 "APIDouble", "CMnl", "KnetCore", "KnetKubernetes", "KnetLinux", "KnetPlayground", "ServiceProxyPlugin",
-                "DNSPlugin",
+                "DNSPlugin", "NetworkPolicyPlugin",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),

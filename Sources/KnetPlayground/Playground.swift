@@ -220,9 +220,24 @@ public final class Playground {
     @discardableResult
     public func addPod(_ name: String, node: String) throws -> [IPAddress] {
         guard nodeNames.contains(node) else { throw unknown(node) }
+        try makePodNamespace(name)
+        return try attachPod(name, node: node)
+    }
+
+    /// Makes the namespace of a pod that is not attached yet, as a runtime does before it calls the plugin.
+    @discardableResult
+    public func makePodNamespace(_ name: String) throws -> NetworkNamespace {
         guard !podNames.contains(name), !nodeNames.contains(name) else { throw Failure("\"\(name)\" exists already") }
         try NetworkNamespace.create(path: namespacePath(name))
+        return try namespace(name)
+    }
+
+    /// Attaches a pod whose namespace is there. Where that fails, the namespace goes too.
+    /// - Returns: its addresses.
+    @discardableResult
+    public func attachPod(_ name: String, node: String) throws -> [IPAddress] {
         do {
+            guard nodeNames.contains(node) else { throw unknown(node) }
             let result = try cni("ADD", pod: name, node: node)
             let addresses = (result["ips"]?.array ?? []).compactMap {
                 $0["address"]?.string?.split(separator: "/").first.flatMap { IPAddress($0) }

@@ -37,6 +37,7 @@ struct Target {
             case .api: api(report)
             case .services: services(report)
             case .dns: dns(report)
+            case .policies: policies(report)
             }
         }
     }
@@ -100,6 +101,28 @@ struct Target {
                 what: "from query to answer, p50 of the slowest kind", measured: serial.max(), limit: 70, unit: "µs"),
             Target(what: "memory of 10000 services", measured: growth, limit: 25, unit: "MiB"),
             Target(what: "a changed service in answers, p99", measured: change, limit: 2, unit: "ms"),
+        ]
+    }
+
+    private static func policies(_ report: Report) -> [Target] {
+        let changes = report.tables.first { $0.id == "policies.change" }
+        let request = "policies.path.request"
+        let throughput = "policies.path.throughput.one-processor"
+        return [PoliciesSection.remote, PoliciesSection.local].map { row in
+            Target(
+                what: "a changed label of \(row), p99", measured: changes?.row(row)?.quantile(0.99), limit: 10,
+                unit: "ms")
+        } + [
+            Target(
+                what: "request p50, with policies, of that without",
+                measured: divide(
+                    report.median(request, PolicyPath.policies), report.median(request, PolicyPath.tracked)),
+                limit: 1.03, unit: "×"),
+            Target(
+                what: "stream on one processor, without policies, of that with",
+                measured: divide(
+                    report.median(throughput, PolicyPath.tracked), report.median(throughput, PolicyPath.policies)),
+                limit: 1.03, unit: "×"),
         ]
     }
 

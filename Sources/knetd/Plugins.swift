@@ -44,7 +44,8 @@ enum Plugins {
             all.append(
                 PluginEntry(DNS.settings, needs: { DNS.needs(try $0.decode()) }, remove: DNS.remove) {
                     let dns = try DNS(
-                        try $0.decode(), nftables: $1.nftables, pool: $1.pool, kept: $1.kept, logger: $1.logger)
+                        try $0.decode(), nftables: $1.nftables, pool: $1.pool, kept: $1.kept, logger: $1.logger,
+                        names: $1.names)
                     return .plugin(dns, events: [.nftables(table: DNS.table), .link, .address], service: dns)
                 })
         #endif
@@ -55,7 +56,7 @@ enum Plugins {
                     remove: { nftables, _ in try PolicyKernel.remove(nftables) }
                 ) {
                     let kernel = try PolicyKernel(nftables: $1.nftables, pool: $1.pool)
-                    let policies = NetworkPolicies(try $0.decode(), kernel: kernel)
+                    let policies = NetworkPolicies(try $0.decode(), kernel: kernel, names: $1.names)
                     return .plugin(policies, events: [.nftables(table: PolicyKernel.table)], service: policies)
                 })
         #endif
@@ -79,6 +80,7 @@ struct PluginEntry: Sendable {
         let pool: NetlinkPool
         let kept: KeptDescriptors
         let logger: Logger
+        let names: NameExchange
     }
 
     let settings: PluginSettings

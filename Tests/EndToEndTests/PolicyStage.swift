@@ -35,22 +35,29 @@ final class PolicyStage {
 
     private let servers: PolicyServers
     private let prober: PolicyProber
+    private let server: PolicyServer?
     private var written = ""
 
     /// So long a change may take.
     private static let patience = Duration.seconds(1)
 
-    static func with<Result>(_ body: (PolicyStage) throws -> Result) throws -> Result {
-        let plugins: JSONValue = ["overlay": [:], "serviceProxy": [:], "networkPolicy": [:]]
-        return try withPlayground(nodes: 2, ["plugins": plugins]) { playground in
-            let stage = try PolicyStage(playground)
+    /// - Parameters:
+    ///   - settings: of the plugin.
+    ///   - server: what the nodes know the cluster from; without it, manifests.
+    static func with<Result>(
+        _ settings: [String: JSONValue] = [:], server: PolicyServer? = nil, _ body: (PolicyStage) throws -> Result
+    ) throws -> Result {
+        let plugins: JSONValue = ["overlay": [:], "serviceProxy": [:], "networkPolicy": .object(settings)]
+        return try withPlayground(nodes: 2, ["plugins": plugins], cluster: server?.start) { playground in
+            let stage = try PolicyStage(playground, server)
             defer { stage.servers.stop() }
             return try body(stage)
         }
     }
 
-    private init(_ playground: Playground) throws {
+    private init(_ playground: Playground, _ server: PolicyServer?) throws {
         self.playground = playground
+        self.server = server
         var places: [String: PolicyWorld.Place] = [:]
         var namespaces: [String: NetworkNamespace] = [:]
         for pod in PolicyWorld.pods {
@@ -74,7 +81,12 @@ final class PolicyStage {
         guard text != written else { return }
         let before = try turns()
         written = text
-        try Data(text.utf8).write(to: URL(fileURLWithPath: "\(playground.manifests)/policies.json"), options: .atomic)
+        if let server {
+            try server.put(world.objects)
+        } else {
+            try Data(text.utf8).write(
+                to: URL(fileURLWithPath: "\(playground.manifests)/policies.json"), options: .atomic)
+        }
         let deadline = ContinuousClock.now + .milliseconds(400)
         while ContinuousClock.now < deadline {
             let now = try turns()
@@ -93,10 +105,11 @@ final class PolicyStage {
     // MARK: Truth tables
 
     /// Applies a world and looks until all flows are as the oracle says, for one second.
+    /// - Parameter allowed: what must pass, where the test knows it better than the oracle.
     /// - Returns: what was otherwise then.
-    func mismatch(_ world: PolicyWorld) throws -> Mismatch? {
+    func mismatch(_ world: PolicyWorld, allowing allowed: Set<PolicyFlow>? = nil) throws -> Mismatch? {
         let oracle = PolicyOracle(world.objects)
-        let expected = Set(PolicyFlow.all.filter { oracle.allows($0) })
+        let expected = allowed ?? Set(PolicyFlow.all.filter { oracle.allows($0) })
         let start = ContinuousClock.now
         let deadline = start + Self.patience
         try apply(world)
@@ -109,6 +122,39 @@ final class PolicyStage {
             }
             if ContinuousClock.now >= deadline {
                 return Mismatch(leaked: found.subtracting(expected), missing: expected.subtracting(found))
+            }
+        }
+    }
+
+    // MARK: Explanations
+
+    /// What `knetd policy explain` says of flows on both nodes, where it is not what the oracle says, or the kernel does not agree.
+    /// - Parameters:
+    ///   - turn: which flows are looked at, where not all are.
+    ///   - every: of so many flows one is looked at.
+    func wrongExplanations(_ world: PolicyWorld, turn: Int, every: Int) throws -> [String] {
+        let oracle = PolicyOracle(world.objects)
+        let all = PolicyFlow.all.filter { $0.family == .v4 }
+        let flows = all.indices.filter { $0 % every == turn % every }.map { all[$0] }
+        let words = flows.flatMap { [$0.source, "\($0.destination):\($0.port)/\($0.transport.rawValue)"] }
+        return try playground.nodeNames.flatMap { node -> [String] in
+            let request = AgentRequest.describe(plugin: "networkPolicy", words: ["explain"] + words)
+            let data = try AgentSocket.ask(
+                playground.socketPath(node), JSONEncoder().encode(request), descriptor: nil, seconds: 30)
+            let reply = try JSONDecoder().decode(AgentReply.self, from: data)
+            guard let answers = reply.body?.array, answers.count == flows.count else {
+                return ["\(node): \(reply.body?.text() ?? "no answer")"]
+            }
+            return zip(flows, answers).flatMap { flow, answer in
+                (answer["ways"]?.array ?? []).flatMap { way -> [String] in
+                    let family: IPFamily = way["source"]?.string?.contains(":") == true ? .v6 : .v4
+                    let own = PolicyFlow(
+                        source: flow.source, destination: flow.destination, port: flow.port, transport: flow.transport,
+                        family: family)
+                    let isRight = (way["verdict"] == "accept") == oracle.allows(own)
+                    return (isRight ? [] : ["\(node): \(own): \(way.text())"])
+                        + (way["faults"]?.array ?? []).map { "\(node): \(own): \($0.text())" }
+                }
             }
         }
     }

@@ -9,6 +9,9 @@ import Testing
     /// How many random sets and steps: `make nightly` asks for many more.
     private static let runs = getenv("KNETD_POLICY_RUNS").flatMap { Int(String(cString: $0)) } ?? 60
 
+    /// Of so many flows of a set of policies one is explained; all of them in long runs.
+    private static var explained: Int { runs < 500 ? 19 : 1 }
+
     /// The seed of this run, told so that it can be run again.
     private static func seed() -> UInt64 {
         let seed =
@@ -19,9 +22,13 @@ import Testing
 
     @Test func handWrittenPolicies() throws {
         try PolicyStage.with { stage in
-            for tried in PolicyCase.all {
-                guard let mismatch = try stage.mismatch(try tried.world(stage.world)) else { continue }
-                Issue.record("\(tried.name)\n\(tried.policies)\n\(mismatch)")
+            for (turn, tried) in PolicyCase.all.enumerated() {
+                let world = try tried.world(stage.world)
+                if let mismatch = try stage.mismatch(world) {
+                    Issue.record("\(tried.name)\n\(tried.policies)\n\(mismatch)")
+                }
+                let wrong = try stage.wrongExplanations(world, turn: turn, every: Self.explained)
+                if !wrong.isEmpty { Issue.record("\(tried.name)\n\(tried.policies)\n\(wrong.prefix(20))") }
             }
             print("\(PolicyCase.all.count) sets of policies, the slowest in force after \(stage.slowest) ms")
         }
@@ -34,7 +41,12 @@ import Testing
                 let own = seed &+ UInt64(run)
                 var generator = PolicyGenerator(seed: own)
                 let world = generator.world(stage.world)
-                guard let mismatch = try stage.mismatch(world) else { continue }
+                guard let mismatch = try stage.mismatch(world) else {
+                    let wrong = try stage.wrongExplanations(world, turn: run, every: Self.explained)
+                    guard !wrong.isEmpty else { continue }
+                    Issue.record("KNETD_SEED=\(own) KNETD_POLICY_RUNS=1\n\(wrong.prefix(20))\n\(world.text)")
+                    return
+                }
                 let isLasting = try stage.mismatch(world) != nil
                 let smallest = try PolicyShrinker.shrink(world, mismatch) { try stage.mismatch($0) }
                 Issue.record(

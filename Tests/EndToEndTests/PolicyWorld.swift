@@ -59,6 +59,8 @@ struct PolicyWorld {
     var podLabels: [String: [String: String]]
     /// NetworkPolicies and ClusterNetworkPolicies.
     var policies: [JSONValue] = []
+    /// Whatever else the cluster holds: Services, pods that come and go.
+    var others: [JSONValue] = []
 
     /// Each namespace bears its name, each pod its own and a role.
     init(places: [String: Place]) {
@@ -84,7 +86,7 @@ struct PolicyWorld {
     // MARK: Manifests
 
     var objects: [JSONValue] {
-        Self.namespaces.map { namespaceObject($0) } + Self.pods.map { podObject($0) } + policies
+        Self.namespaces.map { namespaceObject($0) } + Self.pods.map { podObject($0) } + others + policies
     }
 
     private func namespaceObject(_ name: String) -> JSONValue {

@@ -56,6 +56,8 @@ public enum RuleExpression: Hashable, Sendable {
     case transport(to: UInt32)
     /// Goes on where the packet came by an interface whose name begins so.
     case isFrom(interfaces: String)
+    /// Goes on where the packet leaves by an interface whose name begins so.
+    case isTo(interfaces: String)
     /// The name of the interface by which the packet came: four registers.
     case interface(to: UInt32)
     /// Goes on where the connection is in one of these states, bits of `NF_CT_STATE_BIT`.
@@ -109,6 +111,9 @@ public enum RuleExpression: Hashable, Sendable {
         case .transport(let target): batch.meta(NFT_META_L4PROTO, to: target)
         case .isFrom(let prefix):
             batch.meta(NFT_META_IIFNAME, to: 0)
+            batch.compare(0, NFT_CMP_EQ, Array(prefix.utf8))
+        case .isTo(let prefix):
+            batch.meta(NFT_META_OIFNAME, to: 0)
             batch.compare(0, NFT_CMP_EQ, Array(prefix.utf8))
         case .interface(let target): batch.meta(NFT_META_IIFNAME, to: target)
         case .isConnection(let states):

@@ -33,19 +33,10 @@ struct CrossNode {
                 gatewayMAC: hostEnd)
             try topology.nodes[index].run {
                 try end.plug(link: "pod", mac: hostEnd)
-                let socket = try NetlinkSocket()
-                let link = try NetlinkSocket.index(of: "pod")
-                var batch = NetlinkBatch()
-                batch.append(
-                    .replaceNeighbour(
-                        Neighbour(index: link, address: end.address, mac: MACAddress(derivedFrom: "\(end.address)"))))
-                batch.append(.addRoute(route(CIDR(host: end.address), via: nil, index: link), replacing: true))
-                batch.append(
-                    .addRoute(
-                        route(
-                            range(1 - index), via: try address(1 - index), index: try NetlinkSocket.index(of: "eth0")),
-                        replacing: true))
-                try socket.all(batch)
+                try end.route(link: "pod")
+                let toOther = route(
+                    range(1 - index), via: try address(1 - index), index: try NetlinkSocket.index(of: "eth0"))
+                try NetlinkSocket().request(.addRoute(toOther, replacing: true))
             }
         }
         return topology.path(direct)

@@ -28,7 +28,7 @@ struct Load {
 
     /// Milliseconds that a single read or write may take.
     static let patience = 5000
-    private static let port: UInt16 = 5201
+    static let port: UInt16 = 5201
 
     /// Runs both ends.
     /// - Parameters:

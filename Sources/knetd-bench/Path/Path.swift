@@ -35,6 +35,19 @@ struct PodEnd {
         try namespace.run(configure)
     }
 
+    /// Leads what is sent to the pod into `link` of the calling thread's namespace, without a question for its MAC address.
+    func route(link: String) throws {
+        let index = try NetlinkSocket.index(of: link)
+        var batch = NetlinkBatch()
+        batch.append(
+            .replaceNeighbour(
+                Neighbour(index: index, address: address, mac: MACAddress(derivedFrom: "\(address)"))))
+        batch.append(
+            .addRoute(
+                Route(destination: CIDR(host: address), index: index, origin: Kernel.administrator), replacing: true))
+        try NetlinkSocket().all(batch)
+    }
+
     private func configure() throws {
         let socket = try NetlinkSocket()
         let index = try NetlinkSocket.index(of: "eth0")

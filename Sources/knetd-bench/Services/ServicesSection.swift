@@ -2,7 +2,6 @@ import FoundationEssentials
 import Glibc
 import KnetCore
 import KnetLinux
-import KnetPlayground
 import Logging
 import ServiceProxyPlugin
 
@@ -169,7 +168,7 @@ final class RunningProxy: Sendable {
 
     /// - Returns: milliseconds since the start.
     func waitUntilInForce() throws -> Double {
-        try wait(for: .local, version: store.current.version)
+        try reconciler.wait(for: .local, version: store.current.version)
         return (ContinuousClock.now - started) / .milliseconds(1)
     }
 
@@ -179,7 +178,7 @@ final class RunningProxy: Sendable {
         let slice = AnyClusterObject.endpointSlice(contents.slice(service, version: version))
         let start = ContinuousClock.now
         let now = store.update([slice.key]) { $0.set(slice) }
-        try wait(for: contents.service(service).key, version: now)
+        try reconciler.wait(for: contents.service(service).key, version: now)
         return (ContinuousClock.now - start) / .milliseconds(1)
     }
 
@@ -187,19 +186,6 @@ final class RunningProxy: Sendable {
     func serve(_ address: IPAddress, port: UInt16) throws {
         let objects = contents.probe(address, port: port)
         let now = store.update(Set(objects.map(\.key))) { state in for object in objects { state.set(object) } }
-        try wait(for: objects[0].key, version: now)
-    }
-
-    private func wait(for key: ObjectKey, version: UInt64) throws {
-        let done = Completion()
-        Task.detached { [reconciler] in
-            do {
-                try await reconciler.inForce(key, version: version)
-                done.finish(nil)
-            } catch {
-                done.finish("\(error)")
-            }
-        }
-        if let reason = done.wait() { throw Playground.Failure(reason) }
+        try reconciler.wait(for: objects[0].key, version: now)
     }
 }

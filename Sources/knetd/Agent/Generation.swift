@@ -63,13 +63,16 @@ final class Generation: Sendable {
         var services: [String: any PluginService] = [:]
         var servers: [String: PluginServers] = [:]
         var needs = Self.askedFor
+        let names = NameExchange()
         for plugin in Plugins.all {
             guard let settings = configuration.plugins[plugin.settings.name] else {
                 try plugin.remove?(nftables, kept)
                 continue
             }
             needs = needs.union(try plugin.needs(settings))
-            switch try plugin.make(settings, .init(nftables: nftables, pool: pool, kept: kept, logger: logger)) {
+            let surroundings = PluginEntry.Surroundings(
+                nftables: nftables, pool: pool, kept: kept, logger: logger, names: names)
+            switch try plugin.make(settings, surroundings) {
             case .dataplane(let made):
                 let plugin = DataplanePlugin(made, network: configuration.network, kernel: kernel)
                 dataplane = plugin
@@ -230,6 +233,12 @@ final class Generation: Sendable {
             // What was known stays in force.
             localFault.withLock { $0 = "\(error)" }
         }
+    }
+
+    /// Where policies hold for pods by their labels, waits for the pod to be known: the runtime hears of a pod when this node does.
+    func waitForPod(_ key: ObjectKey) async {
+        guard services["networkPolicy"] != nil, configuration.cluster.kubernetes != nil else { return }
+        for _ in 0..<400 where state.current.pods[key] == nil { try? await Task.sleep(for: .milliseconds(5)) }
     }
 
     /// Whether some plugin does a kube-proxy's work.

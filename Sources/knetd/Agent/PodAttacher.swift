@@ -102,6 +102,9 @@ final class PodAttacher: Sendable {
                 details: "a pod in the host's network needs no CNI")
         }
         try await undoEarlier(request, cookie: pod.cookie, in: generation)
+        if let namespace = request.arguments["K8S_POD_NAMESPACE"], let name = request.arguments["K8S_POD_NAME"] {
+            await generation.waitForPod(ObjectKey(.pod, namespace: namespace, name: name))
+        }
 
         let attachment = try await reserve(
             Attachment(

@@ -51,7 +51,7 @@ struct PolicyCommand: ParsableCommand {
         @Flag(help: "Print JSON.") var json = false
 
         func run() throws {
-            let answer = try config.describe(plugin: plugin, ["explain", source, target])
+            let answer = try config.describe(plugin: plugin, ["explain", source, target]).array?.first ?? [:]
             print(json ? answer.text(pretty: true) : Self.text(answer))
             let ways = answer["ways"]?.array ?? []
             if ways.contains(where: { $0["verdict"] == "deny" }) { throw ExitCode(1) }

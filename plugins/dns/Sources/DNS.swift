@@ -40,7 +40,8 @@ public final class DNS: Plugin, PluginService {
     private let upstreams = Mutex<[(upstream: UpstreamAddress, health: UpstreamHealth)]>([])
 
     public init(
-        _ settings: DNSSettings, nftables: Nftables, pool: NetlinkPool, kept: KeptDescriptors, logger: Logger
+        _ settings: DNSSettings, nftables: Nftables, pool: NetlinkPool, kept: KeptDescriptors, logger: Logger,
+        names: NameExchange = NameExchange()
     ) throws {
         options = settings
         domains = settings.domains.compactMap { DomainName($0) }
@@ -67,14 +68,15 @@ public final class DNS: Plugin, PluginService {
         let forwarder = Forwarder(
             settings.forwarding, servers: settings.upstreamServers ?? file.contents.servers, cache: cache, on: loop)
         self.forwarder = forwarder
-        let recursor = Recursor(forwarder: forwarder, contents: published, cache: cache, walks: walks)
+        let recursor = Recursor(
+            forwarder: forwarder, contents: published, cache: cache, walks: walks, names: names)
         self.recursor = recursor
         let serving = ServerSettings(settings, logger)
         let threads = settings.threads > 0 ? settings.threads : min(2, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
         servers = try (0..<threads).map { index in
             try DatagramServer(
                 recursor: recursor, forwarder: forwarder, published: published, cache: cache, walks: walks,
-                settings: serving,
+                names: names, settings: serving,
                 name: "knetd-dns-\(index)")
         }
         let counters = StreamCounters(serving)

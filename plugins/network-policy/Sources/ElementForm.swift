@@ -16,8 +16,8 @@ enum ElementForm {
         case .source(let interface, let address): SetElement(key: self.interface(interface) + address.bytes)
         case .own(let address): SetElement(key: address.bytes + address.bytes)
         case .sender(let interface, let chain):
-            SetElement(key: self.interface(interface), verdict: .goto(chain))
-        case .receiver(let address, let chain): SetElement(key: address.bytes, verdict: .goto(chain))
+            SetElement(key: self.interface(interface), verdict: verdict(chain))
+        case .receiver(let address, let chain): SetElement(key: address.bytes, verdict: verdict(chain))
         case .unknown(let key, let isEnd): SetElement(key: key, isEnd: isEnd)
         }
     }
@@ -38,7 +38,11 @@ enum ElementForm {
         }
         var interface: String { String(decoding: key.prefix(16).prefix { $0 != 0 }, as: UTF8.self) }
         var chain: String {
-            if case .goto(let chain)? = element.verdict { chain } else { "" }
+            switch element.verdict {
+            case .goto(let chain)?: chain
+            case .accept?: SetMember.accept
+            default: ""
+            }
         }
         switch set.kind {
         case .pods, .domain: return address().map(SetMember.address)
@@ -55,6 +59,8 @@ enum ElementForm {
         case .receivers: return address().map { .receiver($0, chain: chain) }
         }
     }
+
+    private static func verdict(_ chain: String) -> RuleVerdict { chain == SetMember.accept ? .accept : .goto(chain) }
 
     static func transport(_ number: UInt8) -> [UInt8] { [number, 0, 0, 0] }
     static func port(_ number: UInt16) -> [UInt8] { [UInt8(number >> 8), UInt8(number & 0xFF), 0, 0] }

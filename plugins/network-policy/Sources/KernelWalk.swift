@@ -6,6 +6,8 @@ struct KernelWalk {
     /// A connection's first packet.
     struct Packet {
         var interface = ""
+        /// By which it leaves.
+        var target = ""
         let source: IPAddress
         let destination: IPAddress
         let transport: UInt8
@@ -88,6 +90,7 @@ struct KernelWalk {
                 if number != (packet.source.family == .v4 ? 2 : 10) { return nil }
             case .isTransport(let number): if number != packet.transport { return nil }
             case .transport(let target): store([packet.transport], target)
+            case .isTo(let prefix): if !packet.target.hasPrefix(prefix) { return nil }
             case .isFrom(let prefix): if !packet.interface.hasPrefix(prefix) { return nil }
             case .interface(let target): store(ElementForm.interface(packet.interface), target)
             case .isConnection, .isReply: return nil

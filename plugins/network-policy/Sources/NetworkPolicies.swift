@@ -26,7 +26,8 @@ public final class NetworkPolicies: Plugin, PluginService {
                 "What a change of policies means for connections under way: they go on, or each packet is looked at."),
             Field(
                 "checkSources", .boolean, default: true,
-                "Whether packets of a pod are dropped that do not come from its own addresses."),
+                "Whether packets are dropped that a pod sends from other addresses than its own, or that go to others by its interface."
+            ),
             Field(
                 "dnsService",
                 .text(.readable(what: "namespace/name of a Service") { $0.split(separator: "/").count == 2 }),
@@ -53,23 +54,29 @@ public final class NetworkPolicies: Plugin, PluginService {
     private let table: PolicyTable
     private let kernel: PolicyKernel
     private let listener: DropListener
+    private let names: NameExchange
+    private let admissions: DomainAdmissions
     private let index = Mutex(PolicyIndex())
     /// Whether everything was known when it was last looked.
     private let isUsable = Mutex(false)
 
-    public init(_ settings: Settings, kernel: PolicyKernel) {
+    public init(_ settings: Settings, kernel: PolicyKernel, names: NameExchange = NameExchange()) {
         options = settings
         table = PolicyTable(
             keepsConnections: settings.existingConnections == "keep", checksSources: settings.checkSources,
             log: .init(group: UInt16(clamping: settings.logGroup), perSecond: settings.loggedDropsPerSecond))
         self.kernel = kernel
         listener = DropListener(group: table.log.group)
+        self.names = names
+        admissions = DomainAdmissions(kernel.elements)
     }
 
     // MARK: Plugin
 
     public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {
-        let affected = index.withLock { $0.follow(keys, in: state) }
+        let (affected, domains) = index.withLock { ($0.follow(keys, in: state), $0.active.domains) }
+        admissions.use(domains)
+        names.listen(to: Set(domains.keys)) { [admissions] in admissions.admit($0, $1, lifetime: $2) }
         let isUsable = state.local != nil && state.isUsable(needs.kinds)
         let isNew = self.isUsable.withLock { known in
             defer { known = isUsable }
@@ -92,8 +99,13 @@ public final class NetworkPolicies: Plugin, PluginService {
                 guard let policy = index.policies[key] else { return (nil, []) }
                 return (policy, index.isInUse(key) ? table.entries(policy, index.active.numbers) : [])
             }
-            guard let policy, !policy.problems.isEmpty else { return entries }
-            throw PartlyDesired(entries, reason: policy.problems.joined(separator: "; "))
+            var problems = policy?.problems ?? []
+            if !names.isServed, policy?.allRules.contains(where: { !$0.peers.domains.isEmpty }) == true {
+                problems.append(
+                    "domain names are known where the plugin dns answers, which is not enabled: they admit nothing")
+            }
+            guard !problems.isEmpty else { return entries }
+            throw PartlyDesired(entries, reason: problems.joined(separator: "; "))
         case .node, .namespace, .service, .endpointSlice: return []
         }
     }
@@ -145,13 +157,14 @@ public final class NetworkPolicies: Plugin, PluginService {
         var isHeld = false
         index.withLock { index in
             for direction in Direction.allCases {
-                var chain: String? = PolicyTable.unknownChain
-                if let profile = index.profile(of: key, direction) {
-                    chain = PolicyTable.podChain(profile, direction, index.active.numbers)
-                    entries += table.entries(profile, direction, index.policies, index.active.numbers)
+                let profile = index.profile(of: key, direction)
+                var chain = SetMember.accept
+                if profile?.isEmpty != true {
+                    isHeld = true
+                    let known = profile.flatMap { PolicyTable.podChain($0, direction, index.active.numbers) }
+                    chain = known ?? PolicyTable.unknownChain
                 }
-                guard let chain else { continue }
-                isHeld = true
+                if let profile { entries += table.entries(profile, direction, index.policies, index.active.numbers) }
                 if direction == .egress {
                     entries.append(.element(SetName(.senders), .sender(interface: link, chain: chain)))
                 } else {
@@ -177,7 +190,10 @@ public final class NetworkPolicies: Plugin, PluginService {
         return entries
     }
 
-    public func read() throws -> [PolicyEntry] { try kernel.read() }
+    public func read() throws -> [PolicyEntry] {
+        admissions.forget()
+        return try kernel.read()
+    }
 
     public func apply(_ changes: KernelChanges<PolicyEntry>) -> KernelOutcome<PolicyEntry> { kernel.apply(changes) }
 
@@ -189,18 +205,22 @@ public final class NetworkPolicies: Plugin, PluginService {
 
     public var faults: [String] { listener.fault.map { [$0] } ?? [] }
 
-    /// - Parameter words: none; `explain` with both ends; `drops` with the number of the last that is known.
+    /// - Parameter words: none; `explain` with both ends, of several connections one after the other; `drops` with the number of the last
+    ///   that is known.
     public func describe(_ words: [String], in state: ClusterState) async throws -> JSONValue {
-        let description = description(in: state)
+        let description = PolicyDescription(state: state, index: index.withLock { $0 }, kernel: kernel)
         switch words.first {
-        case "explain" where words.count == 3: return try description.explain(words[1], words[2])
+        case "explain":
+            let explainer = try explainer(in: state)
+            return .array(
+                try stride(from: 1, to: words.count - 1, by: 2).map { try explainer.explain(words[$0], words[$0 + 1]) })
         case "drops": return description.drops(listener, after: words.dropFirst().first.flatMap { Int($0) } ?? 0)
         default: return description.summary()
         }
     }
 
-    func description(in state: ClusterState) -> PolicyDescription {
-        PolicyDescription(state: state, index: index.withLock { $0 }, table: table, kernel: kernel)
+    func explainer(in state: ClusterState) throws -> Explainer {
+        try Explainer(state, index.withLock { $0 }, table, kernel)
     }
 
     public func measure(_ page: inout MetricsText, in state: ClusterState) {

@@ -42,7 +42,7 @@ struct Origins {
     /// Why the counter's packets were dropped, for people.
     func reason(_ counter: String) -> String {
         switch counter {
-        case PolicyTable.unknownChain: "the pod is not known yet"
+        case PolicyTable.unknownChain: "the pod is not known"
         case PolicyTable.spoofed: "not from the pod's own address"
         default: known[counter]?.reason ?? "a rule that is gone (\(counter))"
         }

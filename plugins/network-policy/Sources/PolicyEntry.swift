@@ -51,9 +51,9 @@ public struct SetName: Hashable, Sendable, CustomStringConvertible {
         case sources
         /// (address, address) of this node's pods: what they send to themselves.
         case own
-        /// This node's pods by interface: the chain for what they send.
+        /// All of this node's pods by interface: the chain for what they send.
         case senders
-        /// This node's pods by address: the chain for what they are sent.
+        /// All of this node's pods by address: the chain for what they are sent.
         case receivers
     }
 
@@ -129,6 +129,9 @@ public enum SetMember: Hashable, Sendable, CustomStringConvertible {
     public struct PortRange: Hashable, Sendable {
         let span: PortSpan
     }
+
+    /// In the place of a chain, for pods for which no policy holds.
+    static let accept = "accept"
 
     /// Without what it leads to.
     var key: SetMember {

@@ -61,7 +61,9 @@ struct PolicyIndex {
 
         for key in changedPolicies { notePolicy(key, in: state) }
         // Whether a pod that is not known is let go depends on there being policies at all.
-        let mustLookAgain = changedPolicies.isEmpty ? [] : local.filter { $0.value.isUnknown }.map(\.key)
+        let mustLookAgain =
+            changedPolicies.isEmpty
+            ? [] : local.filter { $0.value.pod.map { state.pods[$0] == nil } ?? false }.keys.map { $0 }
         changedAttachments.formUnion(mustLookAgain)
         affected.formUnion(changedPods)
         affected.formUnion(changedAttachments)
@@ -138,7 +140,7 @@ struct PolicyIndex {
                     let holding = candidates(key.namespace).compactMap { policies[$0] }
                         .filter { $0.subject.matches(facts) }
                     for direction in Direction.allCases { pod.profiles[direction] = Profile(holding, direction) }
-                    now = Set(holding.map(\.key))
+                    now = Set(pod.profiles.values.flatMap(\.all))
                 } else {
                     pod.isUnknown = !candidates(key.namespace).isEmpty
                 }

@@ -8,7 +8,7 @@ struct PolicyTable {
 
     /// Whether connections that are under way are let go on.
     let keepsConnections: Bool
-    /// Whether packets of pods must come from their own addresses.
+    /// Whether packets of pods must come from their own addresses, and packets to them go to these.
     let checksSources: Bool
     let log: DropLog
 
@@ -75,7 +75,9 @@ struct PolicyTable {
                     + (checksSources ? isSpoofed : []) + isToItself + [
                         RuleDefinition(
                             [.interface(to: 0), .lookUpVerdict(map: "\(SetName(.senders))", at: 0)],
-                            for: "the sender's policies")
+                            for: "the sender's policies"),
+                        // One that is not there any more, or not yet.
+                        RuleDefinition([.verdict(.goto(Self.unknownChain))], for: "no pod of this node"),
                     ]),
             ChainDefinition(
                 "forward_ingress", hook: ChainHook(.forward, priority: Self.ingressPriority),
@@ -86,12 +88,22 @@ struct PolicyTable {
                                 .isFamily(family), .address(family, isSource: false, to: 0),
                                 .lookUpVerdict(map: "\(SetName(.receivers, 0, family))", at: 0),
                             ], for: "the receiver's policies")
-                    }),
-            ChainDefinition(Self.unknownChain, denial(Self.unknownChain, "a pod that the cluster does not know")),
+                    }
+                    + (checksSources ? Self.toNobody : [])),
+            ChainDefinition(Self.unknownChain, denial(Self.unknownChain, "a pod that is not known")),
         ]
         return sets.map { .set($0.definition()) }
             + [.counter(Self.unknownChain), .counter(Self.spoofed)] + chains.map(PolicyEntry.chain)
     }
+
+    /// To a pod's interface, but not to the pod.
+    private static let toNobody =
+        tunnels.map { RuleDefinition([.isTo(interfaces: $0), .verdict(.accept)], for: "to other nodes") }
+        + [
+            RuleDefinition(
+                [.isTo(interfaces: Attachment.hostLinkPrefix), .verdict(.goto(unknownChain))],
+                for: "no pod of this node")
+        ]
 
     /// Replies, and errors that belong to connections, always go through.
     private var underWay: [RuleDefinition] {

@@ -44,7 +44,9 @@ import Testing
             }
             #expect(failures.isEmpty, "seed \(seed) run \(run)")
             #expect(differences.isEmpty, "seed \(seed) run \(run)")
-            let difference = after.symmetricDifference(fresh).map(\.description).sorted()
+            let difference =
+                after.subtracting(fresh).map { "left: \($0)" }.sorted()
+                + fresh.subtracting(after).map { "missing: \($0)" }.sorted()
             #expect(difference.isEmpty, "seed \(seed) run \(run)")
             if !difference.isEmpty || !failures.isEmpty || !differences.isEmpty { return }
         }
@@ -68,7 +70,7 @@ import Testing
 
     /// Where the walk through the kernel's table ends otherwise than the objects have it.
     private static func differences(_ plugin: NetworkPolicies, _ state: ClusterState) throws -> [String] {
-        let description = plugin.description(in: state)
+        let explainer = try plugin.explainer(in: state)
         let local = state.attachments.values.compactMap(\.podName)
         return try local.flatMap { name -> [String] in
             try World.pods.flatMap { other -> [String] in
@@ -79,8 +81,8 @@ import Testing
                     let target = "\(World.namespace(of: other))/\(other):\(port)/\(transport)"
                     let answer: JSONValue
                     do {
-                        answer = try description.explain("\(World.namespace(of: name))/\(name)", target)
-                    } catch is PolicyDescription.Unknown {
+                        answer = try explainer.explain("\(World.namespace(of: name))/\(name)", target)
+                    } catch is Explainer.Unknown {
                         // One of the pods has no address of its own.
                         return []
                     }

@@ -39,9 +39,13 @@ final class Resolver {
     /// As RFC 1034 §3.6.2 wants loops to be found.
     private static let longestChain = 10
 
-    init(cache: AnswerCache, walks: SearchWalks) {
+    /// Hears of addresses before they are sent.
+    private var watch: NameWatch?
+
+    init(cache: AnswerCache, walks: SearchWalks, names: NameExchange? = nil) {
         self.cache = cache
         self.walks = walks
+        watch = names.map(NameWatch.init)
     }
 
     deinit {
@@ -93,7 +97,12 @@ final class Resolver {
             answer = walk.answer
         }
         facts.code = answer.code
-        return .send(answer.finish())
+        let count = answer.finish()
+        if client != nil {
+            let sent = UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(bytes)[..<count])
+            watch?.look(at: sent, recordsFrom: query.questionEnd)
+        }
+        return .send(count)
     }
 
     private struct Walk {

@@ -19,6 +19,7 @@ final class DatagramServer: Sendable {
     private let published: Published
     private let cache: AnswerCache
     private let walks: SearchWalks
+    private let names: NameExchange
     private let settings: ServerSettings
     private let counters = Mutex(QueryCounters())
     private let commands = Mutex<[Command]>([])
@@ -31,7 +32,7 @@ final class DatagramServer: Sendable {
 
     init(
         recursor: Recursor, forwarder: Forwarder, published: Published, cache: AnswerCache, walks: SearchWalks,
-        settings: ServerSettings,
+        names: NameExchange, settings: ServerSettings,
         name: String
     ) throws {
         self.recursor = recursor
@@ -39,6 +40,7 @@ final class DatagramServer: Sendable {
         self.published = published
         self.cache = cache
         self.walks = walks
+        self.names = names
         self.settings = settings
         waker = SharedDescriptor(
             Descriptor(owning: try syscall("eventfd") { eventfd(0, Int32(EFD_CLOEXEC) | Int32(EFD_NONBLOCK)) }))
@@ -79,7 +81,7 @@ final class DatagramServer: Sendable {
 
         init(_ server: DatagramServer) {
             self.server = server
-            resolver = Resolver(cache: server.cache, walks: server.walks)
+            resolver = Resolver(cache: server.cache, walks: server.walks, names: server.names)
             gate = Gatekeeper(allowed: server.settings.allowed, rate: server.settings.rate)
             material = Resolver.Material(contents: server.published.current, now: 0)
             for index in 0..<batch {

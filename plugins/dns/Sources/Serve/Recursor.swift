@@ -17,10 +17,12 @@ actor Recursor {
     /// As many as names in a chain, and domains of a search.
     private static let mostFetches = 24
 
-    init(forwarder: Forwarder, contents: Published, cache: AnswerCache, walks: SearchWalks) {
+    init(
+        forwarder: Forwarder, contents: Published, cache: AnswerCache, walks: SearchWalks, names: NameExchange? = nil
+    ) {
         self.forwarder = forwarder
         self.contents = contents
-        resolver = Resolver(cache: cache, walks: walks)
+        resolver = Resolver(cache: cache, walks: walks, names: names)
     }
 
     /// Where answers are written.
