@@ -17,13 +17,14 @@ struct DNSStage {
     /// Runs `body` with a node, the pods `p` in `default` and two upstreams on the node's loopback.
     static func with<Result>(
         _ settings: [String: JSONValue] = [:], objects: [JSONValue] = clusterObjects, nodes: Int = 1,
-        wrapper: [String] = [], cluster: ((Playground) throws -> JSONValue)? = nil, _ body: (DNSStage) throws -> Result
+        plugins more: [String: JSONValue] = [:], wrapper: [String] = [],
+        cluster: ((Playground) throws -> JSONValue)? = nil, _ body: (DNSStage) throws -> Result
     ) throws -> Result {
         var dns: [String: JSONValue] = ["upstreams": .array(upstreamPorts.map { .string("127.0.0.1:\($0)") })]
         dns.merge(settings) { $1 }
+        let plugins: [String: JSONValue] = ["overlay": [:], "serviceProxy": [:], "dns": .object(dns)]
         return try withPlayground(
-            nodes: nodes, ["plugins": ["overlay": [:], "serviceProxy": [:], "dns": .object(dns)]], wrapper: wrapper,
-            cluster: cluster
+            nodes: nodes, ["plugins": .object(plugins.merging(more) { $1 })], wrapper: wrapper, cluster: cluster
         ) { playground in
             let node = try playground.namespace("node1")
             let upstreams = try upstreamPorts.map { try UpstreamDouble(at: .v4(0x7F00_0001), port: $0, in: node) }

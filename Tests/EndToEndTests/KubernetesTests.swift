@@ -87,6 +87,7 @@ import Testing
                 let lan = try playground.namespace("lan")
                 _ = try shell("ip address add \(PlaygroundServer.serviceAddress)/32 dev lan", in: lan)
                 let started = try PlaygroundServer(playground, tls: .forTests, tokens: [token])
+                started.double.register(.clusterNetworkPolicies)
                 try started.take(playground)
                 try started.double.putMany(Self.apiService)
                 server = started

@@ -6,7 +6,7 @@ struct Tracker<Entry: KernelEntry> {
     private var owners: [Entry.ID: Owners] = [:]
     private(set) var applied: [Entry.ID: Entry] = [:]
     private var dirty: Set<Entry.ID> = []
-    /// Identities that more than one key wants.
+    /// Identities that keys want differently.
     private var contested: Set<Entry.ID> = []
 
     /// Entries that are desired.
@@ -39,7 +39,7 @@ struct Tracker<Entry: KernelEntry> {
         var changes = KernelChanges<Entry>()
         var settled: [Entry.ID] = []
         for id in dirty {
-            switch (winner(of: id)?.entry, applied[id]) {
+            switch (owners[id]?.entry, applied[id]) {
             case (let desired?, let present) where desired != present:
                 changes.add.append(desired)
                 changes.replaced[id] = present
@@ -72,7 +72,7 @@ struct Tracker<Entry: KernelEntry> {
     var disputes: [ObjectKey: ObjectKey] {
         var disputes: [ObjectKey: ObjectKey] = [:]
         for id in contested {
-            guard case .several(let claims)? = owners[id], let winner = winner(of: id) else { continue }
+            guard case .several(let claims, _)? = owners[id], let winner = winner(of: id) else { continue }
             for (key, entry) in claims where key != winner.key && entry != winner.entry {
                 disputes[key] = winner.key
             }
@@ -85,7 +85,7 @@ struct Tracker<Entry: KernelEntry> {
 
     private mutating func noteOwners(of id: Entry.ID) {
         dirty.insert(id)
-        if case .several? = owners[id] { contested.insert(id) } else { contested.remove(id) }
+        if case .several(_, isDisputed: true)? = owners[id] { contested.insert(id) } else { contested.remove(id) }
     }
 
     private func winner(of id: Entry.ID) -> (key: ObjectKey, entry: Entry)? { owners[id]?.winner }
@@ -93,23 +93,34 @@ struct Tracker<Entry: KernelEntry> {
     /// Most identities have one owner; a dictionary for each of these would outweigh the rest.
     private enum Owners {
         case one(ObjectKey, Entry)
-        case several([ObjectKey: Entry])
+        /// Many may want the same: that they do is noted, for it costs nobody a comparison then.
+        case several([ObjectKey: Entry], isDisputed: Bool)
 
         /// The least key wins, whatever the order of events was.
         var winner: (key: ObjectKey, entry: Entry)? {
             switch self {
             case .one(let key, let entry): (key, entry)
-            case .several(let claims): claims.min { $0.key < $1.key }.map { ($0.key, $0.value) }
+            case .several(let claims, _): claims.min { $0.key < $1.key }.map { ($0.key, $0.value) }
+            }
+        }
+
+        /// What the winner wants.
+        var entry: Entry? {
+            switch self {
+            case .one(_, let entry): entry
+            case .several(let claims, isDisputed: false): claims.first?.value
+            case .several: winner?.entry
             }
         }
 
         func with(_ key: ObjectKey, _ entry: Entry) -> Owners {
             switch self {
             case .one(key, _): return .one(key, entry)
-            case .one(let other, let its): return .several([other: its, key: entry])
-            case .several(var claims):
+            case .one(let other, let its): return .several([other: its, key: entry], isDisputed: its != entry)
+            case .several(var claims, let wasDisputed):
+                let isAnother = claims.first?.value != entry
                 claims[key] = entry
-                return .several(claims)
+                return .several(claims, isDisputed: wasDisputed ? Self.disagree(claims) : isAnother)
             }
         }
 
@@ -117,11 +128,15 @@ struct Tracker<Entry: KernelEntry> {
         func without(_ key: ObjectKey) -> Owners? {
             switch self {
             case .one(let owner, _): return owner == key ? nil : self
-            case .several(var claims):
+            case .several(var claims, let wasDisputed):
                 claims[key] = nil
                 if claims.count == 1, let last = claims.first { return .one(last.key, last.value) }
-                return .several(claims)
+                return .several(claims, isDisputed: wasDisputed && Self.disagree(claims))
             }
+        }
+
+        private static func disagree(_ claims: [ObjectKey: Entry]) -> Bool {
+            claims.values.contains { $0 != claims.first?.value }
         }
     }
 }

@@ -35,7 +35,7 @@ struct DNSSection {
 
     func measure() throws -> [Table] {
         var figures = Collectors()
-        figures.memory.add(Self.memoryRow(DNSServer.knetd, 0), [try emptyMemory()])
+        figures.memory.add(Self.memoryRow(DNSServer.knetd, 0), [try memory(DNSContents(services: 0), hasDNS: true)])
         for size in sizes { try measure(DNSContents(services: size), &figures) }
         figures.change = try DNSChanges(stage, services: sizes.last ?? 0).measure()
         return [
@@ -60,21 +60,26 @@ struct DNSSection {
 
     static func memoryRow(_ server: String, _ size: Int) -> String { "\(server), \(size) services" }
 
-    private func emptyMemory() throws -> Double {
-        let playground = try node(DNSContents(services: 0), counter: nil)
+    /// The same cluster in a knetd without the module.
+    static let withoutModule = "knetd without dns"
+
+    private func memory(_ contents: DNSContents, hasDNS: Bool) throws -> Double {
+        let playground = try node(contents, counter: nil, hasDNS: hasDNS)
         defer { playground.down() }
+        // What reading them took is given back a while later.
+        if contents.services > 0 { sleep(3) }
         return try Memory.held(by: playground.process(of: "node1")).first { $0.0 == .resident }?.1 ?? 0
     }
 
-    private func node(_ contents: DNSContents, counter: AllocationCounter?) throws -> Playground {
+    private func node(
+        _ contents: DNSContents, counter: AllocationCounter?, hasDNS: Bool = true
+    ) throws -> Playground {
+        let dns: JSONValue = ["threads": 1, "upstreams": [.string(DNSServer.upstream)], "listen": ["169.254.20.10"]]
         let playground = try stage.playground(
             "dns", nodes: 1,
             [
                 "network": Stage.onlyFour,
-                "plugins": [
-                    "overlay": [:],
-                    "dns": ["threads": 1, "upstreams": [.string(DNSServer.upstream)], "listen": ["169.254.20.10"]],
-                ],
+                "plugins": hasDNS ? ["overlay": [:], "dns": dns] : ["overlay": [:]],
             ], daemon: counter?.environment ?? [:])
         try Data(contents.manifests.text().utf8).write(
             to: URL(fileURLWithPath: "\(playground.manifests)/services.json"), options: .atomic)
@@ -132,6 +137,7 @@ struct DNSSection {
                 }
             }
         }
+        figures.memory.add(Self.memoryRow(Self.withoutModule, size), [try memory(contents, hasDNS: false)])
         for server in servers {
             let memory = try Memory.held(by: server.process).first { $0.0 == .resident }?.1
             figures.memory.add(Self.memoryRow(server.name, size), memory.map { [$0] } ?? [])
