@@ -60,6 +60,8 @@ public enum RuleExpression: Hashable, Sendable {
     case isTo(interfaces: String)
     /// The name of the interface by which the packet came: four registers.
     case interface(to: UInt32)
+    /// The name of the interface by which the packet leaves: four registers.
+    case leaving(to: UInt32)
     /// Goes on where the connection is in one of these states, bits of `NF_CT_STATE_BIT`.
     case isConnection(UInt32)
     /// Goes on where the packet goes to the one who began the connection.
@@ -116,6 +118,7 @@ public enum RuleExpression: Hashable, Sendable {
             batch.meta(NFT_META_OIFNAME, to: 0)
             batch.compare(0, NFT_CMP_EQ, Array(prefix.utf8))
         case .interface(let target): batch.meta(NFT_META_IIFNAME, to: target)
+        case .leaving(let target): batch.meta(NFT_META_OIFNAME, to: target)
         case .isConnection(let states):
             batch.connection(NFT_CT_STATE, to: 0)
             batch.expression("bitwise") {

@@ -17,6 +17,7 @@ enum ElementForm {
         case .own(let address): SetElement(key: address.bytes + address.bytes)
         case .sender(let interface, let chain):
             SetElement(key: self.interface(interface), verdict: verdict(chain))
+        case .target(let interface, let chain): SetElement(key: self.interface(interface), verdict: verdict(chain))
         case .receiver(let address, let chain): SetElement(key: address.bytes, verdict: verdict(chain))
         case .unknown(let key, let isEnd): SetElement(key: key, isEnd: isEnd)
         }
@@ -39,7 +40,7 @@ enum ElementForm {
         var interface: String { String(decoding: key.prefix(16).prefix { $0 != 0 }, as: UTF8.self) }
         var chain: String {
             switch element.verdict {
-            case .goto(let chain)?: chain
+            case .jump(let chain)?: chain
             case .accept?: SetMember.accept
             default: ""
             }
@@ -56,11 +57,12 @@ enum ElementForm {
         case .sources: return address(at: 16).map { .source(interface: interface, $0) }
         case .own: return address().map(SetMember.own)
         case .senders: return .sender(interface: interface, chain: chain)
+        case .targets: return .target(interface: interface, chain: chain)
         case .receivers: return address().map { .receiver($0, chain: chain) }
         }
     }
 
-    private static func verdict(_ chain: String) -> RuleVerdict { chain == SetMember.accept ? .accept : .goto(chain) }
+    private static func verdict(_ chain: String) -> RuleVerdict { chain == SetMember.accept ? .accept : .jump(chain) }
 
     static func transport(_ number: UInt8) -> [UInt8] { [number, 0, 0, 0] }
     static func port(_ number: UInt16) -> [UInt8] { [UInt8(number >> 8), UInt8(number & 0xFF), 0, 0] }

@@ -93,6 +93,7 @@ struct KernelWalk {
             case .isTo(let prefix): if !packet.target.hasPrefix(prefix) { return nil }
             case .isFrom(let prefix): if !packet.interface.hasPrefix(prefix) { return nil }
             case .interface(let target): store(ElementForm.interface(packet.interface), target)
+            case .leaving(let target): store(ElementForm.interface(packet.target), target)
             case .isConnection, .isReply: return nil
             case .networkHeader(let offset, _, let target):
                 let isSource = offset == 12 || offset == 8

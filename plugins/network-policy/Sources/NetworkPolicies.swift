@@ -26,7 +26,7 @@ public final class NetworkPolicies: Plugin, PluginService {
                 "What a change of policies means for connections under way: they go on, or each packet is looked at."),
             Field(
                 "checkSources", .boolean, default: true,
-                "Whether packets are dropped that a pod sends from other addresses than its own, or that go to others by its interface."
+                "Whether packets are dropped that a pod sends from other addresses than its own."
             ),
             Field(
                 "dnsService",
@@ -165,9 +165,13 @@ public final class NetworkPolicies: Plugin, PluginService {
                     chain = known ?? PolicyTable.unknownChain
                 }
                 if let profile { entries += table.entries(profile, direction, index.policies, index.active.numbers) }
-                if direction == .egress {
+                switch (direction, isOwn: attachment.options.chained == nil) {
+                case (.egress, true):
                     entries.append(.element(SetName(.senders), .sender(interface: link, chain: chain)))
-                } else {
+                case (.ingress, true):
+                    entries.append(.element(SetName(.targets), .target(interface: link, chain: chain)))
+                case (.egress, false): break
+                case (.ingress, false):
                     entries += attachment.addresses.map {
                         .element(SetName(.receivers, 0, $0.family), .receiver($0, chain: chain))
                     }

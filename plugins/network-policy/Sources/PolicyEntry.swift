@@ -53,7 +53,9 @@ public struct SetName: Hashable, Sendable, CustomStringConvertible {
         case own
         /// All of this node's pods by interface: the chain for what they send.
         case senders
-        /// All of this node's pods by address: the chain for what they are sent.
+        /// The same for what they are sent.
+        case targets
+        /// Pods of this node behind interfaces of other plugins, by address: the chain for what they are sent.
         case receivers
     }
 
@@ -96,19 +98,19 @@ public struct SetName: Hashable, Sendable, CustomStringConvertible {
             case .named: [address, .transport, .port]
             case .sources: [.interface, address]
             case .own: [address, address]
-            case .senders: [.interface]
+            case .senders, .targets: [.interface]
             }
         var set = SetDefinition(description, key)
         set.hasIntervals = kind == .ranges || kind == .ports
         set.hasTimeouts = kind == .domain
-        set.isVerdictMap = kind == .senders || kind == .receivers
+        set.isVerdictMap = [.senders, .targets, .receivers].contains(kind)
         set.comment = comment
         return set
     }
 }
 
 extension SetName.Kind {
-    fileprivate var hasFamily: Bool { self != .ports && self != .senders }
+    fileprivate var hasFamily: Bool { ![.ports, .senders, .targets].contains(self) }
 }
 
 /// An element of a set.
@@ -121,6 +123,7 @@ public enum SetMember: Hashable, Sendable, CustomStringConvertible {
     case source(interface: String, IPAddress)
     case own(IPAddress)
     case sender(interface: String, chain: String)
+    case target(interface: String, chain: String)
     case receiver(IPAddress, chain: String)
     /// What is not ours.
     case unknown([UInt8], isEnd: Bool)
@@ -137,6 +140,7 @@ public enum SetMember: Hashable, Sendable, CustomStringConvertible {
     var key: SetMember {
         switch self {
         case .sender(let interface, _): .sender(interface: interface, chain: "")
+        case .target(let interface, _): .target(interface: interface, chain: "")
         case .receiver(let address, _): .receiver(address, chain: "")
         default: self
         }
@@ -148,8 +152,8 @@ public enum SetMember: Hashable, Sendable, CustomStringConvertible {
         case .ports(let range): "\(range.span)"
         case .port(let address, let transport, let port): "\(address) . \(transport) . \(port)"
         case .source(let interface, let address): "\(interface) . \(address)"
-        case .sender(let interface, let chain): "\(interface) : goto \(chain)"
-        case .receiver(let address, let chain): "\(address) : goto \(chain)"
+        case .sender(let interface, let chain), .target(let interface, let chain): "\(interface) : \(chain)"
+        case .receiver(let address, let chain): "\(address) : \(chain)"
         case .unknown(let key, _): "\(key)"
         }
     }

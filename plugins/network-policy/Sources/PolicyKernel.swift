@@ -45,9 +45,7 @@ public final class PolicyKernel: Sendable {
                 try Self.remove(nftables)
                 return KernelOutcome(mustReadBack: true)
             }
-            let (new, rest) = Self.tableChanges(changes)
-            try elements.change(new)
-            try elements.change(rest)
+            try elements.change(Self.tableChanges(changes))
             return KernelOutcome()
         } catch {
             // Somebody else may have taken away what is changed here.
@@ -68,22 +66,13 @@ public final class PolicyKernel: Sendable {
         }
     }
 
-    /// What nothing leads to yet, and then the rest. A packet that is on its way through the rules while a transaction takes effect goes on with the
-    /// old rules and meets the new elements (`nft_do_chain` and `nft_genmask_cur` of the kernel): a chain that came with the element which leads
-    /// to it would have no rules for that packet, and let it through.
-    private static func tableChanges(_ changes: KernelChanges<PolicyEntry>) -> (new: TableChanges, rest: TableChanges) {
-        var (new, table) = (TableChanges(), TableChanges())
+    private static func tableChanges(_ changes: KernelChanges<PolicyEntry>) -> TableChanges {
+        var table = TableChanges()
         for entry in changes.add {
             switch entry {
-            case .counter(let name): new.counters.append(name)
-            case .set(let set): new.sets.append(set)
-            case .chain(let chain):
-                // Where packets come by, they must find the elements.
-                if changes.replaced[entry.id] == nil, chain.hook == nil {
-                    new.chains.append(chain)
-                } else {
-                    table.chains.append(chain)
-                }
+            case .counter(let name): table.counters.append(name)
+            case .set(let set): table.sets.append(set)
+            case .chain(let chain): table.chains.append(chain)
             case .element(let set, let member):
                 if case .element(_, let old)? = changes.replaced[entry.id] {
                     table.elements.removed["\(set)", default: []].append(ElementForm.element(old))
@@ -106,6 +95,6 @@ public final class PolicyKernel: Sendable {
         for set in table.elements.added.keys where set.hasPrefix(SetName.Kind.ranges.rawValue) {
             table.elements.added[set]?.sort { $0.key.lexicographicallyPrecedes($1.key) }
         }
-        return (new, table)
+        return table
     }
 }

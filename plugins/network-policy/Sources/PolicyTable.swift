@@ -8,7 +8,7 @@ struct PolicyTable {
 
     /// Whether connections that are under way are let go on.
     let keepsConnections: Bool
-    /// Whether packets of pods must come from their own addresses, and packets to them go to these.
+    /// Whether packets of pods must come from their own addresses.
     let checksSources: Bool
     let log: DropLog
 
@@ -39,7 +39,7 @@ struct PolicyTable {
     var fixed: [PolicyEntry] {
         let families = IPFamily.allCases
         let sets =
-            [SetName(.senders)]
+            [SetName(.senders), SetName(.targets)]
             + families.flatMap { family in
                 [SetName.Kind.receivers, .sources, .own].map { SetName($0, 0, family) }
             }
@@ -82,6 +82,11 @@ struct PolicyTable {
             ChainDefinition(
                 "forward_ingress", hook: ChainHook(.forward, priority: Self.ingressPriority),
                 underWay + isToItself
+                    + [
+                        RuleDefinition(
+                            [.leaving(to: 0), .lookUpVerdict(map: "\(SetName(.targets))", at: 0)],
+                            for: "the receiver's policies")
+                    ]
                     + families.map { family in
                         RuleDefinition(
                             [
@@ -89,14 +94,14 @@ struct PolicyTable {
                                 .lookUpVerdict(map: "\(SetName(.receivers, 0, family))", at: 0),
                             ], for: "the receiver's policies")
                     }
-                    + (checksSources ? Self.toNobody : [])),
+                    + Self.toNobody),
             ChainDefinition(Self.unknownChain, denial(Self.unknownChain, "a pod that is not known")),
         ]
         return sets.map { .set($0.definition()) }
             + [.counter(Self.unknownChain), .counter(Self.spoofed)] + chains.map(PolicyEntry.chain)
     }
 
-    /// To a pod's interface, but not to the pod.
+    /// A pod that is not there any more, or not yet.
     private static let toNobody =
         tunnels.map { RuleDefinition([.isTo(interfaces: $0), .verdict(.accept)], for: "to other nodes") }
         + [
@@ -293,10 +298,12 @@ struct PolicyTable {
                     [.verdict(.jump(Self.chain("policy", $0, direction)))], for: "\(key.namespace)/\(key.name)")
             }
         }
-        // A pod for which NetworkPolicies hold is admitted by one of them or not at all.
+        // A pod for which NetworkPolicies hold is admitted by one of them or not at all. A chain never ends without a verdict: who comes back
+        // from one has met a chain that is only coming, and is dropped.
         let rest =
             profile.network.isEmpty
-            ? tier(profile.baseline) : jumps + denial(name, "no policy admits it")
+            ? tier(profile.baseline) + [RuleDefinition([.verdict(.accept)], for: "no rule speaks of it")]
+            : jumps + denial(name, "no policy admits it")
         entries.append(.chain(ChainDefinition(name, tier(profile.admin) + rest)))
         return entries
     }
