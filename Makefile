@@ -51,7 +51,7 @@ test: setup ## Run all tests on this machine's kernel; as root, or what needs ro
 
 nightly: setup ## The random tests at length: 10,000 runs against a server that misbehaves and of services, 500 of policies, 10 million broken messages
 	$(SWIFT) build --build-tests
-	KNETD_RANDOM_RUNS=10000 KNETD_FUZZ_RUNS=5000000 KNETD_POLICY_RUNS=500 KNETD_POLICY_STARTS=500 SWIFT=$(SWIFT) \
+	KNETD_RANDOM_RUNS=10000 KNETD_FUZZ_RUNS=5000000 KNETD_POLICY_RUNS=500 KNETD_POLICY_EXPLAIN=5 KNETD_POLICY_STARTS=500 SWIFT=$(SWIFT) \
 		Tests/run.sh --filter "FollowTests|RandomTests|FuzzTests|PolicyTests|PolicyStartTests"
 
 proto: ## Make the API's messages anew from the reduced .proto; needs Debian's protobuf-compiler

@@ -1,7 +1,7 @@
 import KnetCore
 
 /// A server that is asked what this node does not know: `192.0.2.1`, `192.0.2.1:5353`, `[2001:db8::1]:53`, or over TLS
-/// `tls://192.0.2.1:853#dns.example` with the name that its certificate must bear.
+/// `tls://192.0.2.1:853#dns.example` with the name that its certificate must bear, or else the address.
 struct UpstreamAddress: Hashable, Sendable, CustomStringConvertible {
     let endpoint: Endpoint
     /// The name that is checked; `nil` without TLS.
