@@ -101,7 +101,8 @@ public final class DNS: Plugin, PluginService {
     // MARK: Plugin
 
     public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {
-        isKnown.store(state.isUsable([.service, .endpointSlice]), ordering: .relaxed)
+        let isKnown = state.isUsable([.service, .endpointSlice])
+        let wasKnown = self.isKnown.exchange(isKnown, ordering: .relaxed)
         var affected = keys.filter {
             switch $0.kind {
             case .service, .namespace, .attachment, .local: true
@@ -109,7 +110,8 @@ public final class DNS: Plugin, PluginService {
             case .node, .endpointSlice, .networkPolicy, .clusterNetworkPolicy: false
             }
         }
-        if keys.contains(service) { affected.insert(.local) }
+        // The addresses wait for what may be told last, whichever kind it is.
+        if keys.contains(service) || isKnown != wasKnown { affected.insert(.local) }
         let pods = Set(keys.lazy.filter { $0.kind == .pod }.map { [$0.namespace, $0.name] })
         if !pods.isEmpty {
             for (key, attachment) in state.attachments {
