@@ -44,8 +44,10 @@ extension MACAddress: TextCodable {
 /// FNV-1a of 64 bits with MurmurHash3's finalizer: the same on every machine and in every release, unlike `Hasher`.
 /// Sources: http://www.isthe.com/chongo/tech/comp/fnv/, https://github.com/aappleby/smhasher
 public enum StableHash {
-    public static func of(_ text: String) -> UInt64 {
-        var hash = text.utf8.reduce(0xCBF2_9CE4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 }
+    public static func of(_ text: String) -> UInt64 { of(Array(text.utf8)) }
+
+    public static func of(_ bytes: [UInt8]) -> UInt64 {
+        var hash = bytes.reduce(0xCBF2_9CE4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 }
         // FNV spreads the last letters over few bits; names that differ in a final digit would be close.
         hash = (hash ^ (hash >> 33)) &* 0xFF51_AFD7_ED55_8CCD
         hash = (hash ^ (hash >> 33)) &* 0xC4CE_B9FE_1A85_EC53

@@ -21,6 +21,18 @@ struct NftablesBatch {
         }
     }
 
+    /// What a rule of these is to the kernel.
+    static func bytes(of expressions: [RuleExpression]) -> [UInt8] {
+        var batch = NftablesBatch()
+        for expression in expressions { expression.write(&batch) }
+        return batch.bytes
+    }
+
+    private init() {
+        table = ""
+        bytes.reserveCapacity(1_024)
+    }
+
     mutating func append(_ changes: SetChanges) {
         for (set, elements) in changes.removed { append(elements, of: set, isRemoval: true) }
         for (set, elements) in changes.added { append(elements, of: set, isRemoval: false) }
@@ -63,7 +75,7 @@ struct NftablesBatch {
     /// One expression of a rule.
     mutating func expression(_ name: String, _ body: (inout NftablesBatch) -> Void) {
         attribute(NFTA_LIST_ELEM.rawValue, isNest: true) { batch in
-            batch.attribute(NFTA_EXPR_NAME.rawValue) { $0.bytes += Array(name.utf8) + [0] }
+            batch.attribute(NFTA_EXPR_NAME.rawValue) { $0.append(text: name) }
             batch.attribute(NFTA_EXPR_DATA.rawValue, isNest: true, body)
         }
     }
@@ -72,7 +84,7 @@ struct NftablesBatch {
         attribute(type) { $0.append(number.bigEndian) }
     }
 
-    mutating func put(_ type: UInt32, text: String) { attribute(type) { $0.bytes += Array(text.utf8) + [0] } }
+    mutating func put(_ type: UInt32, text: String) { attribute(type) { $0.append(text: text) } }
 
     mutating func put(_ type: UInt32, bytes: [UInt8]) { attribute(type) { $0.bytes += bytes } }
 
@@ -146,6 +158,11 @@ struct NftablesBatch {
             bytes.replaceSubrange(start..<start + 2, with: $0)
         }
         while bytes.count & 3 != 0 { bytes.append(0) }
+    }
+
+    private mutating func append(text: String) {
+        bytes += text.utf8
+        bytes.append(0)
     }
 
     private mutating func append(_ number: some FixedWidthInteger) {

@@ -26,15 +26,14 @@ public struct SetDefinition: Hashable, Sendable {
         self.key = key
     }
 
-    public static func == (a: SetDefinition, b: SetDefinition) -> Bool { a.identity == b.identity }
+    public static func == (a: SetDefinition, b: SetDefinition) -> Bool {
+        a.name == b.name && a.key == b.key && a.hasIntervals == b.hasIntervals && a.hasTimeouts == b.hasTimeouts
+            && a.isVerdictMap == b.isVerdictMap
+    }
     public func hash(into hasher: inout Hasher) { hasher.combine(name) }
 
     /// Bytes of a key.
     public var keyBytes: Int { Int(key.count > 1 ? key.reduce(0) { $0 + $1.padded } : key.first?.length ?? 0) }
-
-    private var identity: [String] {
-        [name, "\(key)", "\(hasIntervals) \(hasTimeouts) \(isVerdictMap)"]
-    }
 }
 
 extension SetDefinition.Part {
@@ -85,12 +84,12 @@ public struct ChainHook: Hashable, Sendable {
 /// A rule, which the kernel keeps together with what tells it from others.
 public struct RuleDefinition: Hashable, Sendable {
     public let expressions: [RuleExpression]
-    /// A digest of the expressions, and words for people. Rules are the same where this is.
+    /// A digest of the expressions as they are sent, and words for people. Rules are the same where this is.
     public let comment: String
 
     public init(_ expressions: [RuleExpression], for purpose: String = "") {
         self.expressions = expressions
-        let digest = String(StableHash.of("\(expressions)"), radix: 36)
+        let digest = String(StableHash.of(NftablesBatch.bytes(of: expressions)), radix: 36)
         comment = String((purpose.isEmpty ? digest : "\(digest) \(purpose.commentable)").prefix(Self.longestComment))
     }
 
