@@ -163,6 +163,32 @@ import Testing
         ]
     }
 
+    /// The next pod with its address must not inherit what was let go on.
+    @Test func connectionsOfAPodThatWentAreForgotten() throws {
+        try withPlayground(nodes: 1, ["plugins": ["overlay": [:], "networkPolicy": [:]]]) { playground in
+            try playground.addPod("a", node: "node1")
+            let (gone, staying) = (
+                try playground.addPod("b", node: "node1"), try playground.addPod("c", node: "node1")
+            )
+            let servers = try ["b", "c"].map { try EchoServer(in: playground.namespace($0)) }
+            defer { for server in servers { server.stop() } }
+            let prober = Prober(try playground.namespace("a"))
+            for address in gone + staying {
+                try prober.stream(address, bytes: 1_000)
+                try prober.datagram(address, bytes: 100)
+            }
+            let node = try playground.namespace("node1")
+            func tracked() throws -> Set<IPAddress> {
+                let table = try shell("cat /proc/net/nf_conntrack", in: node)
+                return Set(table.matches(of: #/(?:src|dst)=([0-9a-f.:]+)/#).compactMap { IPAddress($0.output.1) })
+            }
+            #expect(try tracked().isSuperset(of: gone + staying))
+            try playground.deletePod("b")
+            try eventually(within: 2) { try tracked().isDisjoint(with: gone) }
+            #expect(try tracked().isSuperset(of: staying))
+        }
+    }
+
     @Test func whatSomebodyChangesByHandIsRepairedAndCleanupTakesOursAlone() throws {
         try PolicyStage.with { stage in
             let world = try Self.policies.world(stage.world)

@@ -65,6 +65,21 @@ public final class Conntrack {
 
     private static let fewFilters = 4
 
+    /// Makes the kernel forget all connections in which an address has a part: it began them, they were sent to it, or it answers.
+    /// As above, the kernel selects for IPv4, and for IPv6 the table is read once.
+    public func forget(of addresses: Set<IPAddress>) throws {
+        var batch = NetlinkBatch()
+        for address in addresses where address.family == .v4 {
+            for end in NetlinkMessage.End.allCases { batch.append(.forget(address, end)) }
+        }
+        if addresses.contains(where: { $0.family == .v6 }) {
+            for connection in try connections(.v6) where !addresses.isDisjoint(with: connection.ends) {
+                batch.append(.forget(connection))
+            }
+        }
+        for case let error? in try socket.send(batch) where error.errno != ENOENT { throw error }
+    }
+
     private func connections(_ family: IPFamily) throws -> [Connection] {
         var connections: [Connection] = []
         try socket.dump {
@@ -82,6 +97,7 @@ public final class Conntrack {
 private struct Connection {
     let family: IPFamily
     let transport: UInt8
+    let source: IPAddress
     let destination: IPAddress
     let destinationPort: UInt16?
     let answerer: IPAddress
@@ -96,6 +112,8 @@ private struct Connection {
         guard let original = attributes[CTA_TUPLE_ORIG.rawValue], let back = attributes[CTA_TUPLE_REPLY.rawValue],
             let transport = original.nested[CTA_TUPLE_PROTO.rawValue]?.nested[CTA_PROTO_NUM.rawValue],
             let number = transport.integer(UInt8.self),
+            let source = original.nested[CTA_TUPLE_IP.rawValue]?.nested[
+                (family == .v4 ? CTA_IP_V4_SRC : CTA_IP_V6_SRC).rawValue]?.address,
             let destination = original.nested[CTA_TUPLE_IP.rawValue]?.nested[
                 (family == .v4 ? CTA_IP_V4_DST : CTA_IP_V6_DST).rawValue]?.address,
             let answerer = back.nested[CTA_TUPLE_IP.rawValue]?.nested[
@@ -103,6 +121,7 @@ private struct Connection {
         else { return nil }
         self.family = family
         self.transport = number
+        self.source = source
         self.destination = destination
         self.answerer = answerer
         let status = attributes[CTA_STATUS.rawValue]?.integer(UInt32.self).map(UInt32.init(bigEndian:)) ?? 0
@@ -113,6 +132,8 @@ private struct Connection {
         id = attributes[CTA_ID.rawValue].map { Array($0.bytes) }
         zone = attributes[CTA_ZONE.rawValue].map { Array($0.bytes) }
     }
+
+    var ends: [IPAddress] { [source, destination, answerer] }
 
     /// Of the filters that may agree.
     var keys: [ConnectionFilter.Key] {
@@ -150,6 +171,28 @@ extension NetlinkMessage {
         message.put(Int(CTA_TUPLE_ORIG.rawValue) | Int(NLA_F_NESTED), bytes: connection.original)
         if let id = connection.id { message.put(CTA_ID.rawValue, bytes: id) }
         if let zone = connection.zone { message.put(CTA_ZONE.rawValue, bytes: zone) }
+        return message
+    }
+
+    /// What part an IPv4 address has in a connection.
+    fileprivate enum End: CaseIterable { case source, destination, answerer }
+
+    fileprivate static func forget(_ address: IPAddress, _ end: End) -> NetlinkMessage {
+        let type = Int(NFNL_SUBSYS_CTNETLINK) << 8 | Int(IPCTNL_MSG_CT_DELETE.rawValue)
+        var message = NetlinkMessage("forget connections of \(address)", type: type)
+        message.put(nfgenmsg(nfgen_family: address.family.socketFamily, version: UInt8(NFNETLINK_V0), res_id: 0))
+        let (tuple, part) =
+            end == .answerer ? (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS) : (CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS)
+        let other = end == .answerer ? CTA_FILTER_ORIG_FLAGS : CTA_FILTER_REPLY_FLAGS
+        message.nest(tuple.rawValue) {
+            $0.nest(CTA_TUPLE_IP.rawValue) {
+                $0.put((end == .destination ? CTA_IP_V4_DST : CTA_IP_V4_SRC).rawValue, bytes: address.bytes)
+            }
+        }
+        message.nest(CTA_FILTER.rawValue) {
+            $0.put(part.rawValue, end == .destination ? TuplePart.destination : TuplePart.source)
+            $0.put(other.rawValue, UInt32(0))
+        }
         return message
     }
 

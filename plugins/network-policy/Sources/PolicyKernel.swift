@@ -46,6 +46,7 @@ public final class PolicyKernel: Sendable {
                 return KernelOutcome(mustReadBack: true)
             }
             try elements.change(Self.tableChanges(changes))
+            try Self.forgetConnections(changes)
             return KernelOutcome()
         } catch {
             // Somebody else may have taken away what is changed here.
@@ -53,6 +54,14 @@ public final class PolicyKernel: Sendable {
             return KernelOutcome(
                 failures: all.map { KernelFailure(entry: $0, reason: "\(error)") }, mustReadBack: true)
         }
+    }
+
+    /// Connections of a pod that went are not those of the next one with its address.
+    private static func forgetConnections(_ changes: KernelChanges<PolicyEntry>) throws {
+        let gone = changes.remove.compactMap { entry -> IPAddress? in
+            if case .element(_, .own(let address)) = entry { address } else { nil }
+        }
+        if !gone.isEmpty { try Conntrack().forget(of: Set(gone)) }
     }
 
     /// A set of another form, or a chain at another place, cannot be changed into ours.
