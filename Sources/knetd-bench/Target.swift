@@ -84,25 +84,23 @@ struct Target {
     private static func dns(_ report: Report) -> [Target] {
         let beside = [1_000, 10_000].flatMap { size in
             DNSContents.Kind.allCases.map { kind in
-                func rate(_ server: String) -> Double? { report.median("dns.rate", DNSSection.row(server, kind, size)) }
+                func work(_ server: String) -> Double? { report.median("dns.work", DNSSection.row(server, kind, size)) }
                 return Target(
-                    what: "unbound's queries a second, of knetd's: \(kind.rawValue), \(size) services",
-                    measured: divide(rate(DNSServer.unbound), rate(DNSServer.knetd)), limit: 1, unit: "×")
+                    what: "processor time of a query, of unbound's: \(kind.rawValue), \(size) services",
+                    measured: divide(work(DNSServer.knetd), work(DNSServer.unbound)), limit: 1, unit: "×")
             }
         }
         let serial = DNSContents.Kind.allCases.compactMap {
             report.median("dns.serial", DNSSection.row(DNSServer.knetd, $0, 10_000))
         }
-        // The cluster's state is there for all plugins.
-        let memory = [DNSSection.withoutModule, DNSServer.knetd].map {
-            report.median("dns.memory", DNSSection.memoryRow($0, 10_000))
-        }
+        // With the cluster's state, which is there for all plugins.
+        let memory = [0, 10_000].map { report.median("dns.memory", DNSSection.memoryRow(DNSSection.withModule, $0)) }
         let growth = memory[0].flatMap { empty in memory[1].map { $0 - empty } }
         let change = report.tables.first { $0.id == "dns.change" }?.row(DNSChanges.row(10_000))?.quantile(0.99)
         return beside + [
             Target(
                 what: "from query to answer, p50 of the slowest kind", measured: serial.max(), limit: 70, unit: "µs"),
-            Target(what: "memory of the module with 10000 services", measured: growth, limit: 25, unit: "MiB"),
+            Target(what: "memory that 10000 services take", measured: growth, limit: 25, unit: "MiB"),
             Target(what: "a changed service in answers, p99", measured: change, limit: 2, unit: "ms"),
         ]
     }
@@ -149,6 +147,15 @@ struct Target {
                 measured: divide(
                     report.median("path.cross.request", PathSection.overlay),
                     report.median("path.cross.request", CrossNode.flannel)), limit: 1, unit: "×"),
+            Target(
+                what: "request p50, same node, ebpf, of bare veth",
+                measured: divide(report.median(table, PathSection.ebpf), report.median(table, SameNode.bareVeth)),
+                limit: 1.05, unit: "×"),
+            Target(
+                what: "stream on one processor, same node: bare veth, of ebpf",
+                measured: divide(
+                    report.median("path.same.throughput.one-processor", SameNode.bareVeth),
+                    report.median("path.same.throughput.one-processor", PathSection.ebpf)), limit: 1 / 0.95, unit: "×"),
         ]
     }
 

@@ -27,6 +27,7 @@ struct DNSSection {
 
     private struct Collectors {
         var rate = Collector()
+        var work = Collector()
         var serial = Collector()
         var memory = Collector()
         var allocations = Collector()
@@ -35,7 +36,7 @@ struct DNSSection {
 
     func measure() throws -> [Table] {
         var figures = Collectors()
-        figures.memory.add(Self.memoryRow(DNSServer.knetd, 0), [try memory(DNSContents(services: 0), hasDNS: true)])
+        figures.memory.add(Self.memoryRow(Self.withModule, 0), [try memory(DNSContents(services: 0), hasDNS: true)])
         for size in sizes { try measure(DNSContents(services: size), &figures) }
         figures.change = try DNSChanges(stage, services: sizes.last ?? 0).measure()
         return [
@@ -43,6 +44,10 @@ struct DNSSection {
                 id: "dns.rate", title: "Queries a second, one thread on one processor", unit: "1/s",
                 rows: figures.rate.rows,
                 remark: "dnsperf has the other processor, and is the limit where servers are alike"),
+            Table(
+                id: "dns.work", title: "Processor time of the server for a query, in the same seconds", unit: "µs",
+                rows: figures.work.rows,
+                remark: "what a whole processor would answer, whoever asks: the targets are by this"),
             Table(
                 id: "dns.serial", title: "From query to answer, one after the other, both ends on one processor",
                 unit: "µs",
@@ -60,6 +65,8 @@ struct DNSSection {
 
     static func memoryRow(_ server: String, _ size: Int) -> String { "\(server), \(size) services" }
 
+    /// A knetd that nobody asked yet; one that was asked has answers of others too.
+    static let withModule = "knetd, before any query"
     /// The same cluster in a knetd without the module.
     static let withoutModule = "knetd without dns"
 
@@ -128,7 +135,10 @@ struct DNSSection {
                     let server = servers[(index + round + number) % servers.count]
                     let row = Self.row(server.name, kind, size)
                     let before = counter.count
+                    let start = try ProcessorTime.milliseconds(of: server.process)
                     let rate = try client.rate(server, queries, seconds: seconds)
+                    let spent = try ProcessorTime.milliseconds(of: server.process) - start
+                    figures.work.add(row, [spent * 1000 / (rate * Double(seconds))])
                     if server.name == DNSServer.knetd {
                         figures.allocations.add(row, [Double(counter.count - before) / (rate * Double(seconds))])
                     }
@@ -137,6 +147,7 @@ struct DNSSection {
                 }
             }
         }
+        figures.memory.add(Self.memoryRow(Self.withModule, size), [try memory(contents, hasDNS: true)])
         figures.memory.add(Self.memoryRow(Self.withoutModule, size), [try memory(contents, hasDNS: false)])
         for server in servers {
             let memory = try Memory.held(by: server.process).first { $0.0 == .resident }?.1

@@ -8,6 +8,7 @@ struct PathSection {
     static let routed = "knetd routed (conntrack, masquerade)"
     static let routedWithoutRules = "knetd routed, masquerade off"
     static let overlay = "knetd overlay (conntrack, masquerade)"
+    static let ebpf = "knetd ebpf (VXLAN)"
 
     private let stage: Stage
     /// Each path's turns in each kind of traffic.
@@ -31,6 +32,7 @@ struct PathSection {
         try cross.enter(CrossNode.flannel, CrossNode.vxlan)
         for (name, plugin, masquerade) in [
             (Self.routed, "routed", true), (Self.routedWithoutRules, "routed", false), (Self.overlay, "overlay", true),
+            (Self.ebpf, "ebpf", true),
         ] {
             do {
                 let pods = try Pods(stage, plugin, masquerade: masquerade)
