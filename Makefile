@@ -8,7 +8,7 @@ SETUP ?= setup
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
 # Needed to build; needed by tests and demo to look at the kernel with eyes other than ours.
-BUILD_PACKAGES := libmnl-dev libnftables-dev libsqlite3-dev libyaml-dev
+BUILD_PACKAGES := libbpf-dev libmnl-dev libnftables-dev libsqlite3-dev libyaml-dev
 TEST_PACKAGES := iproute2 nftables procps python3-jsonschema containernetworking-plugins \
 	containerd podman crun conmon busybox-static bind9-dnsutils python3-dnspython musl-dev
 # What the reference plugins execute, what measures the executable, what asks for names. Debian starts unbound and knot as soon as they are
@@ -18,7 +18,7 @@ SOURCES := Sources Tests plugins Package.swift
 # A CNI plugin is executed for every pod: what the dynamic linker need not do counts. These libraries go in where their archives
 # are there, and no symbol of an executable is for others.
 STATIC := .build/static
-ARCHIVES := libstdc++.a libsqlite3.a libyaml.a
+ARCHIVES := libstdc++.a libsqlite3.a libyaml.a libbpf.a libelf.a libz.a
 RELEASE := -c release --static-swift-stdlib --disable-local-rpath \
 	-Xlinker --no-export-dynamic -Xlinker --as-needed -Xlinker -L$(CURDIR)/$(STATIC)
 # A folder with archives of libnftables, libnftnl and libmnl (deploy/netfilter-archives.sh makes them): the executable then
@@ -49,10 +49,12 @@ test: setup ## Run all tests on this machine's kernel; as root, or what needs ro
 	SWIFT=$(SWIFT) Tests/run.sh
 	Tests/example-plugin.sh
 
-nightly: setup ## The random tests at length: 10,000 runs against a server that misbehaves and of services, 500 of policies, 10 million broken messages
+nightly: setup ## The random tests at length: 10,000 runs against a server that misbehaves and of services, 500 of policies, 10 million broken messages; the suites of Services, names and policies over eBPF
 	$(SWIFT) build --build-tests
 	KNETD_RANDOM_RUNS=10000 KNETD_FUZZ_RUNS=5000000 KNETD_POLICY_RUNS=500 KNETD_POLICY_EXPLAIN=5 KNETD_POLICY_STARTS=500 SWIFT=$(SWIFT) \
-		Tests/run.sh --filter "FollowTests|RandomTests|FuzzTests|PolicyTests|PolicyStartTests"
+		Tests/run.sh --filter "FollowTests|RandomTests|FuzzTests|ProgramTests|PolicyTests|PolicyStartTests"
+	KNETD_TEST_DATAPLANE=ebpf SWIFT=$(SWIFT) \
+		Tests/run.sh --filter "Service.*Tests|DNSTests|DNSResolverTests|ConnectivityTests|RuntimeTests|Policy.*Tests"
 
 proto: ## Make the API's messages anew from the reduced .proto; needs Debian's protobuf-compiler
 	$(SWIFT) build --scratch-path .build-proto --package-path .build/checkouts/swift-protobuf --product protoc-gen-swift

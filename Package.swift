@@ -6,6 +6,7 @@ import PackageDescription
 let plugins: [(trait: String, folder: String, summary: String)] = [
     ("Overlay", "overlay", "VXLAN between nodes, in Flannel's dialect"),
     ("Routed", "routed", "direct routes to nodes on the same subnet"),
+    ("EBPF", "ebpf", "pod traffic past the host's stack"),
     ("ServiceProxy", "service-proxy", "Kubernetes Services by nftables"),
     ("DNS", "dns", "the cluster's names, and a cache for all others"),
     ("NetworkPolicy", "network-policy", "who may talk to whom"),
@@ -16,7 +17,9 @@ let libraries: [String: [Target.Dependency]] = [
     "DNS": [
         .product(name: "Logging", package: "swift-log"), .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"), .product(name: "NIOSSL", package: "swift-nio-ssl"),
-    ]
+    ],
+    // Its transports are theirs.
+    "EBPF": ["CBPF", "CKnetBPF", "OverlayPlugin", "RoutedPlugin"],
 ]
 
 let strict: [SwiftSetting] =
@@ -51,7 +54,8 @@ let pluginTargets: [Target] = plugins.flatMap { plugin -> [Target] in
                 .product(name: "HashTreeCollections", package: "swift-collections"),
             ] + libraries[plugin.trait, default: []],
             path: "plugins/\(plugin.folder)/Sources",
-            swiftSettings: strict + (plugin.trait == "DNS" ? fuzzing : [])
+            swiftSettings: strict + (plugin.trait == "DNS" ? fuzzing : []),
+            plugins: plugin.trait == "EBPF" ? ["EmbedPrograms"] : []
         ),
         .testTarget(
             name: "\(plugin.trait)PluginTests",
@@ -84,10 +88,13 @@ let package = Package(
     ],
     targets: [
         // Without pkgConfig: that would have the linker look among the system's libraries before the Makefile's archives.
+        .systemLibrary(name: "CBPF"),
         .systemLibrary(name: "CMnl"),
         .systemLibrary(name: "CNftables"),
         .systemLibrary(name: "CSQLite"),
         .systemLibrary(name: "CYaml"),
+        .systemLibrary(name: "CKnetBPF", path: "plugins/ebpf/bpf/include"),
+        .plugin(name: "EmbedPrograms", capability: .buildTool(), path: "plugins/ebpf/build"),
         .target(
             name: "KnetCore",
             dependencies: [
@@ -226,7 +233,7 @@ let package = Package(
             name: "EndToEndTests",
             dependencies: [
                 "APIDouble", "CMnl", "knetd", "knetd-bench", "KnetCore", "KnetLinux", "KnetDataplane",
-                "KnetKubernetes", "KnetPlayground", "KnetYAML", "TestSupport",
+                "KnetKubernetes", "KnetPlayground", "KnetYAML", "TestSupport", "EBPFPlugin",
             ],
             swiftSettings: strict
         ),

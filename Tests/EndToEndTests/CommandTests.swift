@@ -406,13 +406,15 @@ private struct NotifySocket {
         #expect(after == before, "before:\n\(before)\nafter:\n\(after)")
     }
 
-    @Test func theDemoShowsBothDataplanesAndLeavesNothing() throws {
+    @Test func theDemoShowsAllDataplanesAndLeavesNothing() throws {
         let before = try traces()
         let demo = try knetd("playground", "demo")
         #expect(demo.status == 0, "\(demo.errors)")
-        for dataplane in ["overlay", "routed"] { #expect(demo.output.contains("\(dataplane): 3 nodes and 6 pods up")) }
+        for dataplane in ["overlay", "routed", "ebpf"] {
+            #expect(demo.output.contains("\(dataplane): 3 nodes and 6 pods up"))
+        }
         #expect(
-            demo.output.matches(of: #/pod[1-6] +IPv[46] +5\/5 +[0-9]+ +5\/5 +5\/5 +5\/5 +5\/5 +ok/#).count == 24,
+            demo.output.matches(of: #/pod[1-6] +IPv[46] +5\/5 +[0-9]+ +5\/5 +5\/5 +5\/5 +5\/5 +ok/#).count == 36,
             "\(demo.output)")
         let after = try traces()
         #expect(after == before, "before:\n\(before)\nafter:\n\(after)")

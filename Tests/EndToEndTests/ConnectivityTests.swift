@@ -16,6 +16,10 @@ import Testing
     static let cases = [
         Case(name: "overlay, dual stack", configuration: ["plugins": ["overlay": [:]]], mtu: [.v4: 1450, .v6: 1430]),
         Case(name: "routed, dual stack", configuration: ["plugins": ["routed": [:]]], mtu: [.v4: 1500, .v6: 1500]),
+        Case(name: "ebpf, dual stack", configuration: ["plugins": ["ebpf": [:]]], mtu: [.v4: 1450, .v6: 1430]),
+        Case(
+            name: "ebpf with direct routes", configuration: ["plugins": ["ebpf": ["transport": "direct"]]],
+            mtu: [.v4: 1500, .v6: 1500]),
         Case(
             name: "overlay, IPv4 alone", configuration: ["network": ["podCIDRs": ["10.42.0.0/16"]]], lan: [.v4],
             mtu: [.v4: 1450]),

@@ -58,7 +58,7 @@ import Testing
         }
     }
 
-    @Test(arguments: ["overlay", "routed"]) func noFlowNoticesKillsRestartsAndUpgrades(plugin: String) throws {
+    @Test(arguments: ["overlay", "routed", "ebpf"]) func noFlowNoticesKillsRestartsAndUpgrades(plugin: String) throws {
         try withPlayground(nodes: 2, ["plugins": [plugin: [:]]]) { playground in
             try playground.addPod("a", node: "node1")
             try NetworkNamespace.create(path: playground.namespacePath("b"))

@@ -9,7 +9,7 @@ import Testing
 @Suite(.serialized, .enabled(if: Root.isAvailable)) struct ServiceTests {
     private typealias Stage = ServiceStage
 
-    private static let dataplanes = ["overlay", "routed"]
+    private static let dataplanes = ["overlay", "routed", "ebpf"]
 
     @Test(arguments: dataplanes) func aClusterIPLeadsToItsEndpointsFromEverywhere(dataplane: String) throws {
         let plugins: JSONValue = .object([dataplane: [:], "serviceProxy": [:]])

@@ -15,7 +15,7 @@ func withPlayground<Result>(
     var options = Playground.Options()
     options.name = "test-\(UInt32.random(in: 0...UInt32.max))"
     options.nodes = nodes
-    options.configuration = configuration
+    options.configuration = overAnotherDataplane(configuration)
     options.families = families
     options.environment = environment
     options.wrapper = wrapper
@@ -23,6 +23,18 @@ func withPlayground<Result>(
     let playground = try Playground.up(options, executable: Checkout.executable)
     defer { playground.down() }
     return try body(playground)
+}
+
+/// With the dataplane that `KNETD_TEST_DATAPLANE` names in the place of overlay: whole suites run over it so.
+private func overAnotherDataplane(_ configuration: JSONValue) -> JSONValue {
+    guard let name = getenv("KNETD_TEST_DATAPLANE").map({ String(cString: $0) }), var top = configuration.object else {
+        return configuration
+    }
+    var plugins = top["plugins"]?.object ?? ["overlay": [:]]
+    guard let settings = plugins.removeValue(forKey: "overlay") else { return configuration }
+    plugins[name] = settings
+    top["plugins"] = .object(plugins)
+    return .object(top)
 }
 
 /// Starts a daemon that alone sees the boot's identity in the file `boot`, and waits until it is ready.

@@ -17,7 +17,7 @@ import Testing
             """, in: node)
     }
 
-    @Test(arguments: ["overlay", "routed"]) func aFlappingUplinkKeepsConnections(plugin: String) throws {
+    @Test(arguments: ["overlay", "routed", "ebpf"]) func aFlappingUplinkKeepsConnections(plugin: String) throws {
         try withPlayground(nodes: 2, ["plugins": [plugin: [:]]]) { playground in
             try playground.addPod("a", node: "node1")
             let peer = try playground.addPod("b", node: "node2")

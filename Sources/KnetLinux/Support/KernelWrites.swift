@@ -10,7 +10,7 @@ public enum KernelWrites {
 
     /// Runs `body`, which makes `count` of them.
     @discardableResult
-    static func during<Result, Failure: Error>(
+    public static func during<Result, Failure: Error>(
         _ count: Int = 1, _ body: () throws(Failure) -> Result
     ) throws(Failure) -> Result {
         CrashPoint.pass()

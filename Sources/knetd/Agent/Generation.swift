@@ -71,25 +71,32 @@ final class Generation: Sendable {
             }
             needs = needs.union(try plugin.needs(settings))
             let surroundings = PluginEntry.Surroundings(
-                nftables: nftables, pool: pool, kept: kept, logger: logger, names: names)
-            switch try plugin.make(settings, surroundings) {
-            case .dataplane(let made):
-                let plugin = DataplanePlugin(made, network: configuration.network, kernel: kernel)
-                dataplane = plugin
-                followers.append(
-                    Follower(reconciler: Self.reconciler(plugin, state, configuration, logger)) { event in
-                        // Tables of other plugins are theirs.
-                        if case .nftables(let table) = event { NetworkKernel.plainTables.contains(table) } else { true }
-                    })
-            case .plugin(let plugin, let events, let service):
-                let reconciler = Self.reconciler(plugin, state, configuration, logger)
-                followers.append(
-                    Follower(reconciler: reconciler) { events.contains($0) || $0 == .lost })
-                services[plugin.name] = service
-                servers[plugin.name] = PluginServers(
-                    service, state: state,
-                    isHealthy: { reconciler.report.isInForce && reconciler.report.otherFaults.isEmpty },
-                    logger: logger)
+                nftables: nftables, pool: pool, kept: kept, logger: logger, names: names,
+                configuration: configuration)
+            for made in try plugin.make(settings, surroundings) {
+                switch made {
+                case .dataplane(let made):
+                    let plugin = DataplanePlugin(made, network: configuration.network, kernel: kernel)
+                    dataplane = plugin
+                    followers.append(
+                        Follower(reconciler: Self.reconciler(plugin, state, configuration, logger)) { event in
+                            // Tables of other plugins are theirs.
+                            if case .nftables(let table) = event {
+                                NetworkKernel.plainTables.contains(table)
+                            } else {
+                                true
+                            }
+                        })
+                case .plugin(let plugin, let events, let service):
+                    let reconciler = Self.reconciler(plugin, state, configuration, logger)
+                    followers.append(
+                        Follower(reconciler: reconciler) { events.contains($0) || $0 == .lost })
+                    services[plugin.name] = service
+                    servers[plugin.name] = PluginServers(
+                        service, state: state,
+                        isHealthy: { reconciler.report.isInForce && reconciler.report.otherFaults.isEmpty },
+                        logger: logger)
+                }
             }
         }
         self.dataplane = dataplane

@@ -149,7 +149,7 @@ struct PlaygroundCommand: ParsableCommand {
 
         /// What pods must see of a path over an uplink: VXLAN takes 50 bytes over IPv4 and 70 over IPv6.
         private static func pathMTU(_ dataplane: String, uplink: Int) -> [IPFamily: Int] {
-            dataplane == "overlay" ? [.v4: uplink - 50, .v6: uplink - 70] : [.v4: uplink, .v6: uplink]
+            dataplane != "routed" ? [.v4: uplink - 50, .v6: uplink - 70] : [.v4: uplink, .v6: uplink]
         }
     }
 }

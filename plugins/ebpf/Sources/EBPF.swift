@@ -1,0 +1,77 @@
+public import KnetCore
+public import KnetDataplane
+import OverlayPlugin
+import RoutedPlugin
+
+/// Pod traffic past the host's stack, between nodes by the transports of `overlay` and `routed`. What the stack sees of it, and
+/// the way where the programs do not help, is the transport's; the programs themselves are `FastPath`.
+public struct EBPF: Dataplane {
+    /// `plugins.ebpf` in the configuration; the transport's settings are those of `overlay`.
+    public struct Settings: Codable, Sendable, Equatable {
+        public enum Transport: String, Codable, Sendable, CaseIterable { case vxlan, direct }
+
+        public let transport: Transport
+        public let endpoints: Int
+        public let nodes: Int
+    }
+
+    public static let settings = PluginSettings(
+        name: "ebpf", isDataplane: true,
+        fields: [
+            Field(
+                "transport", .text(.oneOf(Settings.Transport.allCases.map(\.rawValue))), default: "vxlan",
+                "How packets get to other nodes: vxlan, as with `overlay`, or direct, as with `routed`."),
+            Field(
+                "endpoints", .integer(16...1_048_576), default: 2048,
+                "Addresses of this node's pods that there is room for; more go through the host's stack."),
+            Field(
+                "nodes", .integer(16...1_048_576), default: 8192,
+                "Ranges of other nodes that there is room for; more go through the host's stack."),
+        ] + Overlay.settings.fields)
+
+    public let name = Self.settings.name
+    private let transport: any Dataplane
+    public let configuration: Settings
+
+    /// - Parameter settings: `plugins.ebpf`, every default filled in.
+    public init(_ settings: JSONValue) throws {
+        configuration = try settings.decode()
+        transport =
+            switch configuration.transport {
+            case .vxlan: Overlay(try settings.decode())
+            case .direct: Routed()
+            }
+    }
+
+    public func entries(local: LocalNode) -> [NetworkEntry] { transport.entries(local: local) }
+
+    public func entries(peer: Node, local: LocalNode) throws -> [NetworkEntry] {
+        try transport.entries(peer: peer, local: local)
+    }
+
+    public func mtu(_ family: IPFamily, local: LocalNode) -> Int { transport.mtu(family, local: local) }
+
+    public func nodeAnnotations(local: LocalNode) -> [String: String?] { transport.nodeAnnotations(local: local) }
+
+    public var triesChecksumOffload: Bool { transport.triesChecksumOffload }
+
+    public func checksumTrials(local: LocalNode, peers: [Node]) -> [ChecksumTrial] {
+        transport.checksumTrials(local: local, peers: peers)
+    }
+
+    /// Devices of the transport itself.
+    func ownDevices(local: LocalNode) -> Set<String> {
+        Set(transport.entries(local: local).compactMap { if case .vxlan(let device) = $0 { device.name } else { nil } })
+    }
+
+    /// Devices by which a node's pods are reached.
+    func devices(to peer: Node, local: LocalNode) -> Set<String> {
+        let entries: [NetworkEntry]
+        do {
+            entries = try transport.entries(peer: peer, local: local)
+        } catch {
+            entries = (error as? PartlyDesired<NetworkEntry>)?.entries ?? []
+        }
+        return Set(entries.compactMap { if case .route(let route) = $0 { route.link } else { nil } })
+    }
+}

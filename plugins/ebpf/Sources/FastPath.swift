@@ -1,0 +1,120 @@
+import HashTreeCollections
+public import KnetCore
+import KnetLinux
+import Synchronization
+
+/// Packets between pods are taken past the host's stack, where nothing in it concerns them.
+public final class FastPath: Plugin, PluginService {
+    public let name = "ebpfPath"
+    public let needs = ClusterNeeds([.node])
+
+    private let dataplane: EBPF
+    private let kernel: PathKernel
+    private let network: Configuration.Network
+    /// Why packets are not to go past the stack.
+    private let obstacle: String?
+    private let arrivals = Mutex(Arrivals())
+
+    /// - Parameter obstacle: what filters in the host's stack.
+    public init(_ dataplane: EBPF, network: Configuration.Network, kernel: PathKernel, obstacle: String?) {
+        self.dataplane = dataplane
+        self.network = network
+        self.kernel = kernel
+        self.obstacle = obstacle
+    }
+
+    // MARK: Plugin
+
+    public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {
+        let isNew = arrivals.withLock { $0.follow(keys, in: state, dataplane) }
+        // Without this node nothing is wanted.
+        let all = keys.contains(.local) ? keys.union(state.nodes.keys).union(state.attachments.keys) : keys
+        return isNew ? all.union([.local]) : all
+    }
+
+    public func entries(for key: ObjectKey, in state: ClusterState) -> [PathEntry] {
+        guard obstacle == nil, kernel.refusal == nil, let local = state.local else { return [] }
+        switch key.kind {
+        case .local:
+            return arrivals.withLock { $0.links }.sorted().map { .program(.fromNode, link: $0, isCurrent: true) }
+        case .node:
+            guard let node = state.nodes[key], node.metadata.name != local.name else { return [] }
+            return node.podCIDRs.filter { range in
+                network.podCIDRs.contains { $0.contains(range) } && !local.podCIDRs.contains(where: range.overlaps)
+            }.map(PathEntry.node)
+        case .attachment: return state.attachments[key].map(entries) ?? []
+        default: return []
+        }
+    }
+
+    /// Another plugin's interfaces are that plugin's, and what is shaped is shaped in the host's stack.
+    private func entries(_ attachment: Attachment) -> [PathEntry] {
+        guard attachment.options.chained == nil, attachment.options.bandwidth == nil else { return [] }
+        let link = attachment.hostLink
+        return attachment.addresses.map { address in
+            .endpoint(address, link: link, podMAC: attachment.podMAC, hostMAC: attachment.hostMAC)
+        } + [.program(.fromPod, link: link, isCurrent: true)]
+    }
+
+    public func read() throws -> [PathEntry] { try kernel.read() }
+
+    public func apply(_ changes: KernelChanges<PathEntry>) -> KernelOutcome<PathEntry> { kernel.apply(changes) }
+
+    // MARK: Service
+
+    public var faults: [String] { kernel.faults }
+
+    public func describe(_ words: [String], in state: ClusterState) throws -> JSONValue {
+        let links = try kernel.links()
+        let programs = PathRole.allCases.compactMap { role -> JSONValue? in
+            guard let program = kernel.object?.programs[role] else { return nil }
+            let info = (try? BPF.programInfo(program.descriptor.number)) ?? program.info
+            return [
+                "name": .string(role.rawValue), "id": .integer(Int(info.id)),
+                "links": .array((links[role] ?? []).sorted().map(JSONValue.string)),
+                "runs": .integer(Int(clamping: info.runs)),
+                "nanosecondsEach": info.runs == 0 ? .null : .integer(Int(clamping: info.nanoseconds / info.runs)),
+            ]
+        }
+        let maps = fills().map { map, entries, capacity -> JSONValue in
+            ["name": .string(map.rawValue), "entries": .integer(entries), "capacity": .integer(capacity)]
+        }
+        let counters = kernel.counters()
+        let packets = PathOutcome.allCases.map { outcome -> JSONValue in
+            [
+                "outcome": .string(outcome.name), "explanation": .string(outcome.explanation),
+                "packets": .integer(Int(clamping: counters[outcome]?.packets ?? 0)),
+                "bytes": .integer(Int(clamping: counters[outcome]?.bytes ?? 0)),
+            ]
+        }
+        return [
+            "mode": .string(obstacle ?? kernel.refusal ?? "past the host's stack, by \(kernel.hookName)"),
+            "programs": .array(programs), "maps": .array(maps), "packets": .array(packets),
+            "faults": .array(faults.map(JSONValue.string)),
+        ]
+    }
+
+    private func fills() -> [(map: PathMap, entries: Int, capacity: Int)] {
+        [PathMap.endpoints, .nodes].compactMap { name in
+            kernel.object?.maps[name].map { (name, $0.keys.count, $0.info.capacity) }
+        }
+    }
+
+    public func measure(_ page: inout MetricsText, in state: ClusterState) {
+        page.family("knetd_bpf_in_use", "gauge", "Whether packets between pods go past the host's stack.")
+        page.sample("knetd_bpf_in_use", [:], obstacle == nil && kernel.refusal == nil ? 1 : 0)
+        page.family("knetd_bpf_map_entries", "gauge", "Entries of a map.")
+        page.family("knetd_bpf_map_capacity", "gauge", "Entries that a map has room for.")
+        for (map, entries, capacity) in fills() {
+            page.sample("knetd_bpf_map_entries", ["map": map.rawValue], Double(entries))
+            page.sample("knetd_bpf_map_capacity", ["map": map.rawValue], Double(capacity))
+        }
+        let counters = kernel.counters()
+        page.family("knetd_bpf_packets_total", "counter", "Packets that met a program, by what became of them.")
+        page.family("knetd_bpf_bytes_total", "counter", "The same in bytes.")
+        for outcome in PathOutcome.allCases {
+            page.sample("knetd_bpf_packets_total", ["outcome": outcome.name], Double(counters[outcome]?.packets ?? 0))
+            page.sample("knetd_bpf_bytes_total", ["outcome": outcome.name], Double(counters[outcome]?.bytes ?? 0))
+        }
+    }
+}

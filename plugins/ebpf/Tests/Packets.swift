@@ -1,0 +1,40 @@
+import KnetCore
+
+/// Packets by hand.
+struct TestPacket {
+    var source: IPAddress
+    var destination: IPAddress
+    var transport: UInt8 = 17
+    var lifetime: UInt8 = 64
+    /// Of the IPv4 header's flags and offset.
+    var fragment: UInt16 = 0
+    var options: [UInt8] = []
+    var payload: [UInt8] = [0x12, 0x34, 0x00, 0x35, 0x00, 0x10, 0, 0] + [UInt8](repeating: 7, count: 8)
+    var vlan = false
+
+    var bytes: [UInt8] {
+        let isIPv4 = source.family == .v4
+        let type: [UInt8] = isIPv4 ? [8, 0] : [0x86, 0xDD]
+        let ethernet: [UInt8] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2] + (vlan ? [0x81, 0, 0, 7] : []) + type
+        func short(_ number: Int) -> [UInt8] { [UInt8(number >> 8), UInt8(number & 255)] }
+        if isIPv4 {
+            let length = 20 + options.count + payload.count
+            var header: [UInt8] = [UInt8(0x40 | (5 + options.count / 4)), 0] + short(length) + [0, 1]
+            header += short(Int(fragment)) + [lifetime, transport, 0, 0] + source.bytes + destination.bytes + options
+            let sum = Self.checksum(header)
+            header[10] = UInt8(sum >> 8)
+            header[11] = UInt8(sum & 255)
+            return ethernet + header + payload
+        }
+        let header: [UInt8] = [0x60, 0, 0, 0] + short(payload.count) + [transport, lifetime]
+        return ethernet + header + source.bytes + destination.bytes + payload
+    }
+
+    /// RFC 1071.
+    static func checksum(_ header: some Collection<UInt8>) -> UInt16 {
+        var sum: UInt32 = 0
+        for (index, byte) in header.enumerated() { sum += UInt32(byte) << (index % 2 == 0 ? 8 : 0) }
+        while sum > 0xFFFF { sum = (sum & 0xFFFF) + (sum >> 16) }
+        return ~UInt16(sum)
+    }
+}

@@ -1,0 +1,261 @@
+import CBPF
+import Glibc
+import KnetCore
+import KnetLinux
+import TestSupport
+import Testing
+
+@testable import EBPFPlugin
+
+/// The programs by themselves: packets in, verdict and packet out.
+@Suite(.serialized, .enabled(if: Root.isAvailable)) struct ProgramTests {
+    /// <linux/pkt_cls.h>: TC_ACT_OK and TC_ACT_REDIRECT.
+    private static let (stack, redirect): (UInt32, UInt32) = (0, 7)
+    private static let pods: [IPFamily: (a: IPAddress, b: IPAddress, remote: IPAddress, outside: IPAddress)] = [
+        .v4: (address("10.42.1.2"), address("10.42.1.3"), address("10.42.2.9"), address("192.0.2.1")),
+        .v6: (address("fd42::1:2"), address("fd42::1:3"), address("fd42:0:0:2::9"), address("2001:db8::1")),
+    ]
+    private static let podMAC = MACAddress(number: 0x0200_0000_00B1)
+    private static let hostMAC = MACAddress(number: 0x0200_0000_00B0)
+
+    /// A namespace with the links of two pods, programs and filled maps, at work by `body`.
+    private struct Bench {
+        let object: PathObject
+        let links: (a: Int32, b: Int32)
+
+        func run(
+            _ packet: [UInt8], _ role: PathRole = .fromPod, on link: Int32? = nil
+        ) throws -> (verdict: UInt32, packet: [UInt8])? {
+            let program = try #require(object.programs[role])
+            var output = [UInt8](repeating: 0, count: packet.count + 512)
+            var (size, verdict) = (UInt32(output.count), UInt32(0))
+            let status = knet_bpf_try(
+                program.descriptor.number, packet, UInt32(packet.count), &output, &size, UInt32(link ?? links.a),
+                &verdict)
+            // The kernel itself runs nothing over less than an Ethernet header.
+            if status < 0 { return nil }
+            return (verdict, Array(output.prefix(Int(size))))
+        }
+
+        func count(_ outcome: PathOutcome) -> UInt64 {
+            let map = object.maps[.counters]
+            let key = withUnsafeBytes(of: outcome.rawValue) { Array($0) }
+            let bytes = map?.value(key, bytes: 16 * BPF.processors) ?? []
+            return bytes.withUnsafeBytes { raw in
+                stride(from: 0, to: raw.count, by: 16).reduce(0) {
+                    $0 + raw.loadUnaligned(fromByteOffset: $1, as: UInt64.self)
+                }
+            }
+        }
+    }
+
+    private static func withBench(_ body: (Bench) throws -> Void) throws {
+        try NetworkNamespace.anonymous().run {
+            let socket = try NetlinkSocket()
+            try socket.request(.changeLink(index: NetlinkSocket.index(of: "lo"), up: true))
+            let links = try (makeLink("knet-a"), makeLink("knet-b"))
+            let object = try PathObject(sizes: [.endpoints: 16, .nodes: 16], kept: [:])
+            for family in IPFamily.allCases {
+                let pods = try #require(pods[family])
+                for (pod, link) in [(pods.a, links.0), (pods.b, links.1)] {
+                    try object.maps[.endpoints]?.set(
+                        MapForm.address(pod), MapForm.endpoint(link: link, podMAC: podMAC, hostMAC: hostMAC))
+                }
+                let range = CIDR(containing: pods.remote, prefixLength: family == .v4 ? 24 : 64)
+                try object.maps[.nodes]?.set(MapForm.range(range), [0, 0, 0, 0])
+            }
+            try body(Bench(object: object, links: links))
+        }
+    }
+
+    private static func makeLink(_ name: String) throws -> Int32 {
+        let outcome = try ChildProcess.run(
+            "/bin/sh",
+            [
+                "-c",
+                "ip link add \(name) type veth peer name \(name)p && ip link set \(name) up && ip link set \(name)p up",
+            ])
+        try #require(outcome.status == 0, "\(outcome)")
+        return try NetlinkSocket.index(of: name)
+    }
+
+    @Test(arguments: IPFamily.allCases) func packetsOfTwoPodsOfTheNodeGoPastTheStack(family: IPFamily) throws {
+        let pods = try #require(Self.pods[family])
+        try Self.withBench { bench in
+            for transport in [6, 17] as [UInt8] {
+                let packet = TestPacket(source: pods.a, destination: pods.b, transport: transport).bytes
+                let result = try #require(try bench.run(packet))
+                #expect(result.verdict == Self.redirect)
+                #expect(result.packet.count == packet.count)
+                #expect(Array(result.packet[..<12]) == Self.podMAC.bytes + Self.hostMAC.bytes)
+                if family == .v4 {
+                    #expect(result.packet[22] == 63)
+                    // A checksum over a header with its own checksum is zero.
+                    #expect(TestPacket.checksum(result.packet[14..<34]) == 0)
+                } else {
+                    #expect(result.packet[21] == 63)
+                }
+                #expect(result.packet[(family == .v4 ? 34 : 54)...] == packet[(family == .v4 ? 34 : 54)...])
+                // The same from another node.
+                let remote = TestPacket(source: pods.remote, destination: pods.b, transport: transport).bytes
+                #expect(try bench.run(remote, .fromNode)?.verdict == Self.redirect)
+            }
+            let echo: [UInt8] = [family == .v4 ? 8 : 128, 0, 0, 0, 0, 1, 0, 1]
+            let ping = TestPacket(
+                source: pods.a, destination: pods.b, transport: family == .v4 ? 1 : 58, payload: echo)
+            #expect(try bench.run(ping.bytes)?.verdict == Self.redirect)
+            #expect(bench.count(.toPod) == 5)
+        }
+    }
+
+    @Test(arguments: IPFamily.allCases) func allOthersAreTheStacks(family: IPFamily) throws {
+        let pods = try #require(Self.pods[family])
+        let icmp: UInt8 = family == .v4 ? 1 : 58
+        try Self.withBench { bench in
+            func expect(
+                _ outcome: PathOutcome, _ packet: TestPacket, _ role: PathRole = .fromPod, on link: Int32? = nil,
+                line: Int = #line
+            ) throws {
+                let before = bench.count(outcome)
+                let bytes = packet.bytes
+                let result = try #require(try bench.run(bytes, role, on: link))
+                #expect(result.verdict == Self.stack && result.packet == bytes, "line \(line)")
+                #expect(bench.count(outcome) == before + 1, "line \(line)")
+            }
+            let plain = TestPacket(source: pods.a, destination: pods.b)
+            try expect(.other, TestPacket(source: pods.a, destination: pods.outside))
+            try expect(.other, TestPacket(source: pods.a, destination: pods.a))
+            // From where the source is not, a pod's or another node's.
+            try expect(.source, plain, on: bench.links.b)
+            try expect(.source, TestPacket(source: pods.outside, destination: pods.b))
+            try expect(.source, TestPacket(source: pods.outside, destination: pods.b), .fromNode)
+            try expect(.source, TestPacket(source: pods.a, destination: pods.b), .fromNode)
+            try expect(.other, TestPacket(source: pods.remote, destination: pods.remote), .fromNode)
+            for lifetime in [0, 1] as [UInt8] {
+                var dying = plain
+                dying.lifetime = lifetime
+                try expect(.error, dying)
+            }
+            // No route leads to the other node here.
+            try expect(.route, TestPacket(source: pods.a, destination: pods.remote))
+            var large = plain
+            large.payload += [UInt8](repeating: 1, count: 1_500)
+            try expect(.error, large)
+            // Errors that belong to a connection; transports without ports; ICMP of the other family.
+            try expect(
+                .tracked,
+                TestPacket(
+                    source: pods.a, destination: pods.b, transport: icmp,
+                    payload: [3, 1] + [UInt8](repeating: 0, count: 30)))
+            try expect(.header, TestPacket(source: pods.a, destination: pods.b, transport: 47))
+            try expect(.header, TestPacket(source: pods.a, destination: pods.b, transport: 59 - icmp))
+            var tagged = plain
+            tagged.vlan = true
+            try expect(.other, tagged)
+            if family == .v4 {
+                for fragment in [0x2000, 0x0001, 0x2001, 0x8000] as [UInt16] {
+                    var part = plain
+                    part.fragment = fragment
+                    try expect(.header, part)
+                }
+                var whole = plain
+                whole.fragment = 0x4000
+                #expect(try bench.run(whole.bytes)?.verdict == Self.redirect)
+                var options = plain
+                options.options = [7, 7, 4, 0, 0, 0, 0, 0]
+                try expect(.header, options)
+            } else {
+                // Hop-by-hop, routing, fragment, destination options, authentication.
+                for header in [0, 43, 44, 60, 51] as [UInt8] {
+                    try expect(.header, TestPacket(source: pods.a, destination: pods.b, transport: header))
+                }
+            }
+        }
+    }
+
+    /// A packet cut short anywhere says more of its length than it has.
+    @Test(arguments: IPFamily.allCases) func noTruncatedPacketGoesPastTheStack(family: IPFamily) throws {
+        let pods = try #require(Self.pods[family])
+        try Self.withBench { bench in
+            for role in PathRole.allCases {
+                let source = role == .fromPod ? pods.a : pods.remote
+                let whole = TestPacket(source: source, destination: pods.b, transport: 6).bytes
+                #expect(try bench.run(whole, role)?.verdict == Self.redirect)
+                for length in 0..<whole.count {
+                    guard let result = try bench.run(Array(whole.prefix(length)), role) else { continue }
+                    #expect(result.verdict == Self.stack, "\(length) bytes")
+                    #expect(result.packet == Array(whole.prefix(length)), "\(length) bytes")
+                }
+            }
+        }
+    }
+
+    /// `KNETD_FUZZ_RUNS` counts them. What is redirected is what an independent reading finds good.
+    @Test func randomPacketsAreNotMisread() throws {
+        let runs = getenv("KNETD_FUZZ_RUNS").flatMap { Int(String(cString: $0)) } ?? 50_000
+        var generator = SeededGenerator(seed: 8)
+        try Self.withBench { bench in
+            var redirected = 0
+            for run in 0..<runs {
+                let family: IPFamily = Bool.random(using: &generator) ? .v4 : .v6
+                let pods = try #require(Self.pods[family])
+                let ends = [pods.a, pods.b, pods.remote, pods.outside]
+                var packet = TestPacket(
+                    source: ends.randomElement(using: &generator)!, destination: ends.randomElement(using: &generator)!,
+                    transport: [6, 17, 1, 58, 132, 0].randomElement(using: &generator)!,
+                    lifetime: [0, 1, 2, 64, 255].randomElement(using: &generator)!
+                ).bytes
+                for _ in 0..<Int.random(in: 0...3, using: &generator) {
+                    packet[Int.random(in: 0..<packet.count, using: &generator)] = .random(
+                        in: 0...255, using: &generator)
+                }
+                if Int.random(in: 0..<4, using: &generator) == 0 {
+                    packet.removeLast(Int.random(in: 0..<packet.count - 14, using: &generator))
+                }
+                let role = PathRole.allCases.randomElement(using: &generator)!
+                guard let result = try bench.run(packet, role) else { continue }
+                let mayPass = Self.isOfTwoPods(packet, role)
+                redirected += result.verdict == Self.redirect ? 1 : 0
+                let isRight = result.verdict == (mayPass ? Self.redirect : Self.stack)
+                if !isRight {
+                    Issue.record("run \(run): verdict \(result.verdict), expected \(mayPass): \(packet)")
+                    return
+                }
+                if result.verdict == Self.stack { #expect(result.packet == packet) }
+            }
+            #expect(redirected > runs / 200)
+        }
+    }
+
+    /// The same question, asked of the bytes in another way.
+    private static func isOfTwoPods(_ packet: [UInt8], _ role: PathRole) -> Bool {
+        guard packet.count >= 14, packet[0] & 1 == 0 else { return false }
+        let type = Int(packet[12]) << 8 | Int(packet[13])
+        let rest = Array(packet[14...])
+        let (family, length): (IPFamily, Int) = type == 0x0800 ? (.v4, 20) : (.v6, 40)
+        guard type == 0x0800 || type == 0x86DD, rest.count >= length + 4, let pods = pods[family] else { return false }
+        func short(_ offset: Int) -> Int { Int(rest[offset]) << 8 | Int(rest[offset + 1]) }
+        let (source, destination, transport, lifetime, total): (IPAddress?, IPAddress?, UInt8, UInt8, Int) =
+            family == .v4
+            ? (IPAddress(bytes: rest[12..<16]), IPAddress(bytes: rest[16..<20]), rest[9], rest[8], short(2))
+            : (IPAddress(bytes: rest[8..<24]), IPAddress(bytes: rest[24..<40]), rest[6], rest[7], 40 + short(4))
+        if family == .v4, rest[0] != 0x45 || short(6) & 0xBFFF != 0 { return false }
+        if family == .v6, rest[0] >> 4 != 6 { return false }
+        guard total >= length + 4, total <= rest.count, lifetime > 1 else { return false }
+        guard destination == pods.b || role == .fromNode && destination == pods.a else { return false }
+        guard role == .fromPod ? source == pods.a : isRemote(source) else { return false }
+        switch (transport, family) {
+        case (6, _), (17, _): return true
+        case (1, .v4): return [0, 8].contains(rest[20])
+        case (58, .v6): return [128, 129].contains(rest[40])
+        default: return false
+        }
+    }
+
+    private static func isRemote(_ address: IPAddress?) -> Bool {
+        guard let address, let remote = pods[address.family]?.remote else { return false }
+        return CIDR(containing: remote, prefixLength: address.family == .v4 ? 24 : 64).contains(address)
+    }
+
+    private static func address(_ text: String) -> IPAddress { IPAddress(text)! }
+}

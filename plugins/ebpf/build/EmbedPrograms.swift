@@ -1,0 +1,20 @@
+import Foundation
+import PackagePlugin
+
+/// Compiles the BPF programs with the toolchain's own clang, and puts them into the executable as text.
+@main struct EmbedPrograms: BuildToolPlugin {
+    func createBuildCommands(context: PluginContext, target: any Target) throws -> [Command] {
+        let folder = target.directoryURL.deletingLastPathComponent().appending(path: "bpf")
+        let clang = try context.tool(named: "clang").url
+        let script = folder.appending(path: "embed.sh")
+        let header = folder.appending(path: "include/knet.h")
+        let source = folder.appending(path: "path.bpf.c")
+        let output = context.pluginWorkDirectoryURL.appending(path: "Embedded.swift")
+        return [
+            .buildCommand(
+                displayName: "Compiling BPF programs", executable: URL(filePath: "/bin/sh"),
+                arguments: [script.path, clang.path, source.path, output.path],
+                inputFiles: [script, header, source], outputFiles: [output])
+        ]
+    }
+}
