@@ -26,8 +26,9 @@ public enum DirectoryWatch {
                     continuation.finish()
                 }
             } catch {
-                close(stop)
+                // Finishing writes to the event descriptor.
                 continuation.finish()
+                close(stop)
             }
         }
     }

@@ -37,10 +37,9 @@ final class DropListener: Sendable {
 
     var count: Int { contents.withLock { $0.count } }
 
-    /// Listens until the task is cancelled.
+    /// Listens until the task is cancelled, once: a task that is cancelled before it starts has listened.
     func run() async {
         await withTaskCancellationHandler {
-            isOver.store(false, ordering: .relaxed)
             try? await onOwnThread("knetd-drops") { self.listen() }
         } onCancel: {
             isOver.store(true, ordering: .relaxed)
