@@ -43,7 +43,15 @@ struct ServicesSection {
             }
             defer { proxy.stop() }
             try measure(proxy, Self.name(size), size, namespace, &figures)
-            for layout in OtherLayout.allCases { try measure(layout, size, &figures) }
+            for layout in OtherLayout.allCases {
+                do {
+                    try measure(layout, size, &figures)
+                } catch {
+                    // What was measured of knetd is not lost for that.
+                    try Progress.check()
+                    end(layout.row(size), "\(error)", &figures)
+                }
+            }
         }
         return [
             Table(
@@ -101,10 +109,7 @@ struct ServicesSection {
         try Progress.check()
         let row = layout.row(size)
         guard size <= OtherLayout.limit else {
-            for collector in [\Collectors.cold, \.change, \.connect] {
-                figures[keyPath: collector].end(row, .skipped("takes minutes"))
-            }
-            return
+            return end(row, "takes minutes", &figures)
         }
         let namespace = try NetworkNamespace.anonymous()
         let running = try namespace.run {
@@ -124,6 +129,12 @@ struct ServicesSection {
             }
         }
         figures.change.add(row, times)
+    }
+
+    private func end(_ row: String, _ reason: String, _ figures: inout Collectors) {
+        for collector in [\Collectors.cold, \.change, \.connect] {
+            figures[keyPath: collector].end(row, .skipped(reason))
+        }
     }
 
     /// A node with a way to everywhere, and no sockets that wait for their end.

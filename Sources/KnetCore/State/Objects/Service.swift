@@ -79,12 +79,23 @@ public struct Service: ClusterObject {
     }
 
     public var metadata: Metadata
-    public var spec: Spec?
+    /// Behind a reference: the state and its source hold the same ten thousand of them.
+    private var shared: Shared<Spec>?
     public var status: Status?
+
+    public var spec: Spec? {
+        get { shared?.value }
+        set { shared = newValue.map(Shared.init) }
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case metadata, status
+        case shared = "spec"
+    }
 
     public init(metadata: Metadata, spec: Spec? = nil, status: Status? = nil) {
         self.metadata = metadata
-        self.spec = spec
+        shared = spec.map(Shared.init)
         self.status = status
     }
 }
