@@ -49,12 +49,14 @@ public struct CIDR: Hashable, Sendable {
 extension CIDR {
     /// What other purpose a part of the block has (RFC 6890); `nil` where it is free for hosts.
     public var reservedFor: String? {
-        [
-            ("0.0.0.0/8", "this network"), ("127.0.0.0/8", "loopback"), ("169.254.0.0/16", "link-local addresses"),
-            ("224.0.0.0/3", "multicast and reserved addresses"), ("::/8", "loopback and mapped addresses"),
-            ("fe80::/10", "link-local addresses"), ("ff00::/8", "multicast"),
-        ].first { CIDR($0.0)?.overlaps(self) == true }.map { "\($0.0) (\($0.1))" }
+        Self.reserved.first { $0.block.overlaps(self) }.map { "\($0.block) (\($0.purpose))" }
     }
+
+    private static let reserved: [(block: CIDR, purpose: String)] = [
+        ("0.0.0.0/8", "this network"), ("127.0.0.0/8", "loopback"), ("169.254.0.0/16", "link-local addresses"),
+        ("224.0.0.0/3", "multicast and reserved addresses"), ("::/8", "loopback and mapped addresses"),
+        ("fe80::/10", "link-local addresses"), ("ff00::/8", "multicast"),
+    ].compactMap { text, purpose in CIDR(text).map { ($0, purpose) } }
 }
 
 extension CIDR: LosslessStringConvertible, CustomStringConvertible {
