@@ -18,8 +18,8 @@ let libraries: [String: [Target.Dependency]] = [
         .product(name: "Logging", package: "swift-log"), .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"), .product(name: "NIOSSL", package: "swift-nio-ssl"),
     ],
-    // Its transports are theirs.
-    "EBPF": ["CBPF", "CKnetBPF", "OverlayPlugin", "RoutedPlugin"],
+    // Its transports are theirs, and what Services are.
+    "EBPF": ["CBPF", "CKnetBPF", "OverlayPlugin", "RoutedPlugin", "ServiceProxyPlugin"],
 ]
 
 let strict: [SwiftSetting] =
@@ -151,7 +151,7 @@ let package = Package(
             name: "knetd-bench",
             dependencies: [
                 "APIDouble", "CMnl", "KnetCore", "KnetKubernetes", "KnetLinux", "KnetPlayground", "ServiceProxyPlugin",
-                "DNSPlugin", "NetworkPolicyPlugin",
+                "DNSPlugin", "EBPFPlugin", "NetworkPolicyPlugin",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),

@@ -125,9 +125,15 @@ public final class Playground {
         for node in record.nodes where node.process > 0 { end(node, signal: SIGTERM) }
         let names = (try? FileManager.default.contentsOfDirectory(atPath: "\(directory)/netns")) ?? []
         for name in names { NetworkNamespace.remove(path: "\(directory)/netns/\(name)") }
+        Self.unmount(below: directory)
         try? FileManager.default.removeItem(atPath: directory)
         // The folder of all playgrounds goes with the last of them.
         rmdir(Self.root)
+    }
+
+    /// Takes away what daemons mounted there.
+    public static func unmount(below directory: String) {
+        for mount in Mount.all() where mount.path.hasPrefix(directory + "/") { Mount.remove(mount.path) }
     }
 
     // MARK: Nodes

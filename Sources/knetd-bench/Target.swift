@@ -78,6 +78,13 @@ struct Target {
                 what: "connect with 50000 services, of that with 10",
                 measured: divide(median("services.connect", 50_000), median("services.connect", 10)), limit: 1.05,
                 unit: "×"),
+            Target(
+                what: "connect at the socket with 10000 services, of the endpoint itself",
+                measured: divide(
+                    report.median("services.connect", ServicesSection.socketName(10_000)),
+                    report.median(
+                        "services.connect", ServicesSection.direct(beside: ServicesSection.socketName(10_000)))),
+                limit: 1.05, unit: "×"),
         ]
     }
 

@@ -34,23 +34,39 @@ enum Plugins {
         #endif
         #if EBPF
             all.append(
-                PluginEntry(EBPF.settings, remove: { _, _ in try PathKernel.remove(NetlinkPool()) }) {
-                    let dataplane = try EBPF($0)
-                    let kernel = PathKernel(
-                        pool: $1.pool, endpoints: dataplane.configuration.endpoints,
-                        nodes: dataplane.configuration.nodes, refused: PathKernel.refusedByEnvironment)
+                PluginEntry(
+                    EBPF.settings,
+                    remove: {
+                        try PathKernel.remove($0.pool)
+                        SocketKernel.remove(runDirectory: $0.configuration.agent.runDirectory, $0.kept)
+                    }
+                ) {
+                    let (dataplane, plugins) = (try EBPF($0), $1.configuration.plugins)
+                    let settings = dataplane.configuration
+                    var sockets: SocketServices?
+                    if settings.socketServices, let services = plugins["serviceProxy"] {
+                        sockets = SocketServices(
+                            ServiceSight(try services.decode()), ownCookie: try NetworkNamespace.currentCookie(),
+                            answered: plugins["dns"]?["service"]?.string,
+                            kernel: SocketKernel(
+                                settings, runDirectory: $1.configuration.agent.runDirectory, kept: $1.kept))
+                    } else {
+                        SocketKernel.remove(runDirectory: $1.configuration.agent.runDirectory, $1.kept)
+                    }
                     let path = FastPath(
-                        dataplane, network: $1.configuration.network, kernel: kernel,
-                        obstacle: $1.configuration.plugins["networkPolicy"] == nil
-                            ? nil : "packets go through the host's stack, where networkPolicy filters them")
+                        dataplane, network: $1.configuration.network, kernel: PathKernel(settings, pool: $1.pool),
+                        obstacle: plugins["networkPolicy"] == nil
+                            ? nil : "packets go through the host's stack, where networkPolicy filters them",
+                        sockets: sockets)
                     return [.dataplane(dataplane), .plugin(path, events: [.link], service: path)]
+                        + (sockets.map { [.plugin($0, events: [], service: $0)] } ?? [])
                 })
         #endif
         #if ServiceProxy
             all.append(
                 PluginEntry(
                     ServiceProxy.settings, needs: { _ in ServiceProxy.needs },
-                    remove: { nftables, _ in try ServiceKernel.remove(nftables) }
+                    remove: { try ServiceKernel.remove($0.nftables) }
                 ) {
                     let kernel = try ServiceKernel(nftables: $1.nftables, pool: $1.pool)
                     let proxy = ServiceProxy(try $0.decode(), kernel: kernel)
@@ -59,7 +75,10 @@ enum Plugins {
         #endif
         #if DNS
             all.append(
-                PluginEntry(DNS.settings, needs: { DNS.needs(try $0.decode()) }, remove: DNS.remove) {
+                PluginEntry(
+                    DNS.settings, needs: { DNS.needs(try $0.decode()) },
+                    remove: { try DNS.remove($0.nftables, $0.kept) }
+                ) {
                     let dns = try DNS(
                         try $0.decode(), nftables: $1.nftables, pool: $1.pool, kept: $1.kept, logger: $1.logger,
                         names: $1.names)
@@ -70,7 +89,7 @@ enum Plugins {
             all.append(
                 PluginEntry(
                     NetworkPolicies.settings, needs: { _ in NetworkPolicies.needs },
-                    remove: { nftables, _ in try PolicyKernel.remove(nftables) }
+                    remove: { try PolicyKernel.remove($0.nftables) }
                 ) {
                     let kernel = try PolicyKernel(nftables: $1.nftables, pool: $1.pool)
                     let policies = NetworkPolicies(try $0.decode(), kernel: kernel, names: $1.names)
@@ -107,12 +126,12 @@ struct PluginEntry: Sendable {
     /// What works on its behalf, from its part of the configuration, every default filled in.
     let make: @Sendable (JSONValue, Surroundings) throws -> [Made]
     /// Takes what it left in the kernel away, where it is not enabled; dataplanes look after each other's.
-    let remove: (@Sendable (Nftables, KeptDescriptors) throws -> Void)?
+    let remove: (@Sendable (Surroundings) throws -> Void)?
 
     init(
         _ settings: PluginSettings,
         needs: @escaping @Sendable (JSONValue) throws -> ClusterNeeds = { _ in DataplanePlugin.needs },
-        remove: (@Sendable (Nftables, KeptDescriptors) throws -> Void)? = nil,
+        remove: (@Sendable (Surroundings) throws -> Void)? = nil,
         make: @escaping @Sendable (JSONValue, Surroundings) throws -> [Made]
     ) {
         self.settings = settings

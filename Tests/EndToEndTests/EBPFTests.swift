@@ -35,14 +35,6 @@ import Testing
         }
     }
 
-    private static func configure(_ node: String, _ plugins: JSONValue, _ playground: Playground) throws {
-        let path = playground.configurationPath(node)
-        var configuration = try JSONValue(parsing: Data(contentsOf: URL(fileURLWithPath: path))).object ?? [:]
-        configuration["plugins"] = plugins
-        try Data(JSONValue.object(configuration).text().utf8).write(to: URL(fileURLWithPath: path), options: .atomic)
-        kill(playground.process(of: node), SIGHUP)
-    }
-
     @Test(arguments: [("vxlan", "tcx"), ("direct", "tcx"), ("vxlan", "clsact")])
     func packetsOfPodsGoPastTheStack(transport: String, hook: String) throws {
         try withPlayground(
@@ -125,10 +117,10 @@ import Testing
             for _ in 0..<2 {
                 for address in peer { try prober.stream(address, bytes: 1 << 16) }
                 #expect(try Self.packets("to_node", "node1", playground) > 0)
-                try Self.configure("node1", ["overlay": [:]], playground)
+                try configure("node1", ["overlay": [:]], playground)
                 try eventually(within: 5) { try Self.programs("node1", playground) == 0 }
                 for address in peer { try prober.stream(address, bytes: 1 << 16) }
-                try Self.configure("node1", ["ebpf": [:]], playground)
+                try configure("node1", ["ebpf": [:]], playground)
                 // The pod's link, and a VXLAN device of each family.
                 try eventually(within: 5) { try Self.programs("node1", playground) == 3 }
             }

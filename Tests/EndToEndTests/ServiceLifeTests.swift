@@ -217,7 +217,7 @@ import Testing
     }
 
     @Test func anEstablishedConnectionPassesNoRuleAndOthersKeepTheirMarksAndTheirNAT() throws {
-        try withServices { stage in
+        try withServices(byRules: true) { stage in
             let ports: [JSONValue] = [["port": 80, "targetPort": 7008]]
             try stage.put(
                 [Stage.service("web", 1, ports: ports)]
@@ -396,6 +396,7 @@ import Testing
                         "many", [.init(pod: "a")], ports: (1...5000).map { ["name": .string("p\($0)"), "port": 7007] }))
             try stage.waitFor(1, within: 30) { $0.server != nil }
             for family in IPFamily.allCases {
+                try stage.waitFor(6, port: 4711) { $0.server != nil }
                 #expect(try stage.connect(from: "c1", to: 6, family, port: 4711).server == stage.address("a", family))
                 #expect(
                     try stage.connect(from: "c1", to: stage.address("node1", family), port: 30080).server

@@ -197,9 +197,10 @@ final class ServiceStage {
 /// A stage that lasts as long as `body`.
 func withServices(
     _ configuration: JSONValue = ["plugins": ["overlay": [:], "serviceProxy": [:]]], nodes: Int = 2,
-    servers: [(name: String, node: String)] = [("a", "node1"), ("b", "node2")], _ body: (ServiceStage) throws -> Void
+    servers: [(name: String, node: String)] = [("a", "node1"), ("b", "node2")], byRules: Bool = false,
+    _ body: (ServiceStage) throws -> Void
 ) throws {
-    try withPlayground(nodes: nodes, configuration) { playground in
+    try withPlayground(nodes: nodes, configuration, byRules: byRules) { playground in
         let stage = try ServiceStage(playground, servers: servers)
         defer { stage.stop() }
         try body(stage)

@@ -7,15 +7,16 @@ import TestSupport
 import Testing
 
 /// A playground that lasts as long as `body`.
+/// - Parameter byRules: Services are by nftables' rules, whatever the dataplane.
 func withPlayground<Result>(
     nodes: Int = 1, _ configuration: JSONValue = [:], families: [IPFamily] = IPFamily.allCases,
     daemon environment: [String: String] = [:], wrapper: [String] = [],
-    cluster: ((Playground) throws -> JSONValue)? = nil, _ body: (Playground) throws -> Result
+    cluster: ((Playground) throws -> JSONValue)? = nil, byRules: Bool = false, _ body: (Playground) throws -> Result
 ) throws -> Result {
     var options = Playground.Options()
     options.name = "test-\(UInt32.random(in: 0...UInt32.max))"
     options.nodes = nodes
-    options.configuration = overAnotherDataplane(configuration)
+    options.configuration = overAnotherDataplane(configuration, byRules: byRules)
     options.families = families
     options.environment = environment
     options.wrapper = wrapper
@@ -26,15 +27,25 @@ func withPlayground<Result>(
 }
 
 /// With the dataplane that `KNETD_TEST_DATAPLANE` names in the place of overlay: whole suites run over it so.
-private func overAnotherDataplane(_ configuration: JSONValue) -> JSONValue {
+private func overAnotherDataplane(_ configuration: JSONValue, byRules: Bool) -> JSONValue {
     guard let name = getenv("KNETD_TEST_DATAPLANE").map({ String(cString: $0) }), var top = configuration.object else {
         return configuration
     }
     var plugins = top["plugins"]?.object ?? ["overlay": [:]]
     guard let settings = plugins.removeValue(forKey: "overlay") else { return configuration }
-    plugins[name] = settings
+    let rules: [String: JSONValue] = byRules && name == "ebpf" ? ["socketServices": false] : [:]
+    plugins[name] = .object((settings.object ?? [:]).merging(rules) { $1 })
     top["plugins"] = .object(plugins)
     return .object(top)
+}
+
+/// Gives a node other plugins, and has its daemon read them.
+func configure(_ node: String, _ plugins: JSONValue, _ playground: Playground) throws {
+    let path = playground.configurationPath(node)
+    var configuration = try JSONValue(parsing: Data(contentsOf: URL(fileURLWithPath: path))).object ?? [:]
+    configuration["plugins"] = plugins
+    try Data(JSONValue.object(configuration).text().utf8).write(to: URL(fileURLWithPath: path), options: .atomic)
+    kill(playground.process(of: node), SIGHUP)
 }
 
 /// Starts a daemon that alone sees the boot's identity in the file `boot`, and waits until it is ready.
@@ -51,7 +62,9 @@ func forgetBoot(of node: String, _ playground: Playground) throws {
         for link in $(ip -o link | grep -oE 'k(net|ifb)[0-9a-z]{11}|knetd6?[.]1'); do ip link del $link; done
         ip route flush proto 107; ip -6 route flush proto 107; nft flush ruleset; true
         """, in: playground.namespace(node))
-    try FileManager.default.removeItem(atPath: "\(playground.directory)/\(node)/run")
+    let run = "\(playground.directory)/\(node)/run"
+    Playground.unmount(below: run)
+    try FileManager.default.removeItem(atPath: run)
 }
 
 /// Runs knetd itself.

@@ -1,14 +1,16 @@
+import EBPFPlugin
 import FoundationEssentials
 import Glibc
 import KnetCore
 import KnetLinux
-import Logging
 import ServiceProxyPlugin
 
 /// Measures the service proxy alone, in a namespace of its own: all services from nothing, one endpoint changed, and what a
 /// connection costs, with few services and with many.
 struct ServicesSection {
-    static let direct = "the endpoint itself"
+    static func direct(beside name: String) -> String { "the endpoint itself, beside \(name)" }
+
+    static func socketName(_ size: Int) -> String { "at the socket, \(name(size))" }
 
     private let sizes: [Int]
     private let changes: Int
@@ -36,13 +38,24 @@ struct ServicesSection {
         var figures = Collectors()
         for size in sizes {
             try Progress.step("services: \(size)")
-            let namespace = try NetworkNamespace.anonymous()
-            let proxy = try namespace.run { () throws -> RunningProxy in
-                try Self.prepare()
-                return try RunningProxy(ServiceContents(services: size))
+            let contents = ServiceContents(services: size)
+            try measure(Self.name(size), contents, &figures) {
+                ServiceProxy(.init(), kernel: try ServiceKernel(nftables: Nftables(), pool: NetlinkPool()))
             }
-            defer { proxy.stop() }
-            try measure(proxy, Self.name(size), size, namespace, &figures)
+            let folder = FileManager.default.temporaryDirectory.appendingPathComponent("knetd-bench-\(getpid())").path
+            try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+            let kept = KeptDescriptors()
+            defer {
+                SocketKernel.remove(runDirectory: folder, kept)
+                try? FileManager.default.removeItem(atPath: folder)
+            }
+            try measure(Self.socketName(size), contents, &figures) {
+                // Slots are a power of two, and one more.
+                let settings = EBPF.Settings(frontends: 1 << 17, slots: 1 << 20)
+                return SocketServices(
+                    ServiceSight(.init()), ownCookie: try NetworkNamespace.currentCookie(), answered: nil,
+                    kernel: SocketKernel(settings, runDirectory: folder, kept: kept))
+            }
             for layout in OtherLayout.allCases {
                 do {
                     try measure(layout, size, &figures)
@@ -77,10 +90,17 @@ struct ServicesSection {
     }
 
     private func measure(
-        _ proxy: RunningProxy, _ name: String, _ size: Int, _ namespace: NetworkNamespace, _ figures: inout Collectors
+        _ name: String, _ contents: ServiceContents, _ figures: inout Collectors, _ plugin: () throws -> some Plugin
     ) throws {
+        let (size, namespace) = (contents.services, try NetworkNamespace.anonymous())
+        let proxy = try namespace.run {
+            try Self.prepare()
+            return RunningPlugin(try plugin(), contents)
+        }
+        defer { proxy.stop() }
         figures.cold.add(name, [try proxy.waitUntilInForce()])
-        for (part, mebibytes) in try Memory.held(by: getpid()) where part == .resident {
+        // What comes second finds memory that the first one left.
+        for (part, mebibytes) in try Memory.held(by: getpid()) where part == .resident && name == Self.name(size) {
             figures.memory.add(name, [mebibytes])
         }
         let before = ProcessUsage.milliseconds
@@ -98,7 +118,7 @@ struct ServicesSection {
         try proxy.serve(ConnectServer.address, port: ConnectServer.port)
         for _ in 0..<2 {
             figures.connect.add(
-                "\(Self.direct), beside \(size)",
+                Self.direct(beside: name),
                 try server.connect(ConnectServer.address, ConnectServer.port, connections, namespace))
             figures.connect.add(
                 name, try server.connect(ServiceContents.probeAddress, 80, connections, namespace))
@@ -146,57 +166,5 @@ struct ServicesSection {
         try socket.request(
             .addRoute(Route(destination: CIDR(containing: .v4(0), prefixLength: 0), index: lo), replacing: true))
         try Sysctl.write("net/ipv4/tcp_max_tw_buckets", "0")
-    }
-}
-
-/// The plugin and its reconciler over a state of its own.
-final class RunningProxy: Sendable {
-    private let store = StateStore()
-    private let contents: ServiceContents
-    private let reconciler: Reconciler<ServiceProxy>
-    private let task: Task<Void, Never>
-    private let started: ContinuousClock.Instant
-
-    init(_ contents: ServiceContents) throws {
-        self.contents = contents
-        let pool = NetlinkPool()
-        let proxy = ServiceProxy(.init(), kernel: try ServiceKernel(nftables: Nftables(), pool: pool))
-        let objects = contents.objects
-        store.update(Set(objects.map(\.key)).union([.local]), told: ServiceProxy.needs.kinds) { state in
-            state.set(local: ServiceContents.local)
-            for object in objects { state.set(object) }
-        }
-        let logger = Logger(label: "bench") { _ in SwiftLogNoOpLogHandler() }
-        let reconciler = Reconciler(
-            plugin: proxy, store: store, executor: BlockingExecutor(label: "bench.services"),
-            resyncInterval: .seconds(3600), logger: logger)
-        self.reconciler = reconciler
-        started = .now
-        task = Task.detached { await reconciler.run() }
-    }
-
-    func stop() { task.cancel() }
-
-    /// - Returns: milliseconds since the start.
-    func waitUntilInForce() throws -> Double {
-        try reconciler.wait(for: .local, version: store.current.version)
-        return (ContinuousClock.now - started) / .milliseconds(1)
-    }
-
-    /// Replaces one endpoint of the service.
-    /// - Returns: milliseconds until that is in force.
-    func change(_ service: Int, version: Int) throws -> Double {
-        let slice = AnyClusterObject.endpointSlice(contents.slice(service, version: version))
-        let start = ContinuousClock.now
-        let now = store.update([slice.key]) { $0.set(slice) }
-        try reconciler.wait(for: contents.service(service).key, version: now)
-        return (ContinuousClock.now - start) / .milliseconds(1)
-    }
-
-    /// Adds one more service, which leads to a real server.
-    func serve(_ address: IPAddress, port: UInt16) throws {
-        let objects = contents.probe(address, port: port)
-        let now = store.update(Set(objects.map(\.key))) { state in for object in objects { state.set(object) } }
-        try reconciler.wait(for: objects[0].key, version: now)
     }
 }

@@ -63,16 +63,15 @@ final class Generation: Sendable {
         var services: [String: any PluginService] = [:]
         var servers: [String: PluginServers] = [:]
         var needs = Self.askedFor
-        let names = NameExchange()
+        let surroundings = PluginEntry.Surroundings(
+            nftables: nftables, pool: pool, kept: kept, logger: logger, names: NameExchange(),
+            configuration: configuration)
         for plugin in Plugins.all {
             guard let settings = configuration.plugins[plugin.settings.name] else {
-                try plugin.remove?(nftables, kept)
+                try plugin.remove?(surroundings)
                 continue
             }
             needs = needs.union(try plugin.needs(settings))
-            let surroundings = PluginEntry.Surroundings(
-                nftables: nftables, pool: pool, kept: kept, logger: logger, names: names,
-                configuration: configuration)
             for made in try plugin.make(settings, surroundings) {
                 switch made {
                 case .dataplane(let made):

@@ -4,17 +4,20 @@ import KnetCore
 struct BPFCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bpf",
-        abstract: "Show the BPF programs and maps of the plugin ebpf, and which packets went past the host's stack.")
+        abstract:
+            "Show the BPF programs and maps of the plugin ebpf, which packets went past the host's stack, and which sockets got to Services."
+    )
 
     @OptionGroup var config: ConfigOption
     @Flag(help: "Print JSON.") var json = false
 
     func run() throws {
         let answer = try config.describe(plugin: "ebpfPath", [])
-        print(json ? answer.text(pretty: true) : Self.lines(answer).joined(separator: "\n"))
+        let lines = Self.lines("packets between pods", answer) + Self.lines("Services", answer["services"] ?? .null)
+        print(json ? answer.text(pretty: true) : lines.joined(separator: "\n"))
     }
 
-    private static func lines(_ answer: JSONValue) -> [String] {
+    private static func lines(_ title: String, _ answer: JSONValue) -> [String] {
         func number(_ value: JSONValue?) -> Int { value?.integer ?? 0 }
         let programs = (answer["programs"]?.array ?? []).map { program in
             let links = (program["links"]?.array ?? []).compactMap(\.string).joined(separator: " ")
@@ -27,7 +30,10 @@ struct BPFCommand: ParsableCommand {
         let packets = (answer["packets"]?.array ?? []).map { row in
             "\(number(row["packets"])) packets, \(number(row["bytes"])) bytes  \(row["explanation"]?.string ?? "")"
         }
-        return ["packets between pods: \(answer["mode"]?.string ?? "")"] + programs + maps + packets
+        let sockets = (answer["sockets"]?.array ?? []).map { row in
+            "\(number(row["count"])) \(row["explanation"]?.string ?? "")"
+        }
+        return ["\(title): \(answer["mode"]?.string ?? "not by ebpf")"] + programs + maps + packets + sockets
             + (answer["faults"]?.array ?? []).compactMap(\.string).map { "! \($0)" }
     }
 }

@@ -4,6 +4,7 @@ import Glibc
 import KnetCore
 import KnetDataplane
 import KnetLinux
+import Logging
 
 /// What the container runtime reads: the plugin's file and the network's configuration.
 struct CNIInstallation {
@@ -162,7 +163,10 @@ struct CleanupCommand: ParsableCommand {
         let pool = NetlinkPool()
         let nftables = try Nftables()
         let kernel = NetworkKernel(pool: pool, nftables: nftables)
-        for plugin in Plugins.all { try plugin.remove?(nftables, KeptDescriptors()) }
+        let surroundings = PluginEntry.Surroundings(
+            nftables: nftables, pool: pool, kept: KeptDescriptors(), logger: Logger(label: "knetd"),
+            names: NameExchange(), configuration: configuration)
+        for plugin in Plugins.all { try plugin.remove?(surroundings) }
         let failures = kernel.apply(KernelChanges(remove: try kernel.read().filter(\.isRemovable))).failures
         let pods = try pool.with { socket in
             let links = try socket.links().filter { $0.alias?.hasPrefix(PodLink.aliasPrefix) == true }

@@ -1,5 +1,6 @@
 import CBPF
 import Glibc
+import KnetCore
 import KnetLinux
 import Synchronization
 
@@ -15,6 +16,17 @@ struct BPFProgramInfo: Sendable {
     let nanoseconds: UInt64
 }
 
+extension BPFProgramInfo {
+    /// As `knetd bpf` tells of it.
+    func told(as name: String, on places: [String]) -> JSONValue {
+        [
+            "name": .string(name), "id": .integer(Int(id)), "links": .array(places.map(JSONValue.string)),
+            "runs": .integer(Int(clamping: runs)),
+            "nanosecondsEach": runs == 0 ? .null : .integer(Int(clamping: nanoseconds / runs)),
+        ]
+    }
+}
+
 struct BPFMapInfo: Sendable {
     let name: String
     let type: UInt32
@@ -28,13 +40,20 @@ struct BPFMap: Sendable {
     let descriptor: SharedDescriptor
     let info: BPFMapInfo
 
-    init(_ descriptor: consuming Descriptor) throws(SystemError) {
+    init(_ descriptor: consuming Descriptor) throws(SystemError) { try self.init(SharedDescriptor(descriptor)) }
+
+    init(_ descriptor: SharedDescriptor) throws(SystemError) {
         info = try BPF.mapInfo(descriptor.number)
-        self.descriptor = SharedDescriptor(descriptor)
+        self.descriptor = descriptor
     }
 
     func set(_ key: [UInt8], _ value: [UInt8]) throws(SystemError) {
-        try BPF.check("write to map \(info.name)", bpf_map_update_elem(descriptor.number, key, value, 0))
+        let status = bpf_map_update_elem(descriptor.number, key, value, 0)
+        if status == -E2BIG || status == -ENOSPC {
+            throw SystemError(
+                "write to map \(info.name)", errno: -status, detail: "it is full with \(info.capacity) entries")
+        }
+        try BPF.check("write to map \(info.name)", status)
     }
 
     /// That there is none is no error.
@@ -47,6 +66,59 @@ struct BPFMap: Sendable {
     func value(_ key: [UInt8], bytes: Int? = nil) -> [UInt8]? {
         var value = [UInt8](repeating: 0, count: bytes ?? info.valueBytes)
         return bpf_map_lookup_elem(descriptor.number, key, &value) == 0 ? value : nil
+    }
+
+    /// Of a map that has a value for each processor: each number of the value, summed.
+    func sums(_ key: [UInt8]) -> [UInt64] {
+        // Each processor's value takes a multiple of eight bytes.
+        guard let bytes = value(key, bytes: info.valueBytes * BPF.processors) else { return [] }
+        let count = info.valueBytes / MemoryLayout<UInt64>.size
+        var sums = [UInt64](repeating: 0, count: count)
+        bytes.withUnsafeBytes { buffer in
+            for (index, number) in buffer.bindMemory(to: UInt64.self).enumerated() { sums[index % count] &+= number }
+        }
+        return sums
+    }
+
+    /// Visits all entries of a hash table, many with one call (Linux 5.6).
+    /// - Parameter body: takes keys and values.
+    func visit(_ body: (ArraySlice<UInt8>, ArraySlice<UInt8>) -> Void) throws(SystemError) {
+        var room = 4096
+        var keys = [UInt8](repeating: 0, count: room * info.keyBytes)
+        var values = [UInt8](repeating: 0, count: room * info.valueBytes)
+        // Where the next batch begins: the kernel wants as much room as for a key, though it is a bucket's number.
+        var place: [UInt8]?
+        var next = [UInt8](repeating: 0, count: max(info.keyBytes, 4))
+        while true {
+            var count = UInt32(room)
+            let status =
+                if var place {
+                    bpf_map_lookup_batch(descriptor.number, &place, &next, &keys, &values, &count, nil)
+                } else {
+                    bpf_map_lookup_batch(descriptor.number, nil, &next, &keys, &values, &count, nil)
+                }
+            if status == -ENOSPC, room < 1 << 20 {
+                // A bucket holds more than there is room for.
+                room *= 2
+                keys = [UInt8](repeating: 0, count: room * info.keyBytes)
+                values = [UInt8](repeating: 0, count: room * info.valueBytes)
+                continue
+            }
+            if status != -ENOENT { try BPF.check("read map \(info.name)", status) }
+            for index in 0..<Int(count) {
+                body(
+                    keys[index * info.keyBytes..<(index + 1) * info.keyBytes],
+                    values[index * info.valueBytes..<(index + 1) * info.valueBytes])
+            }
+            if status == -ENOENT { return }
+            place = next
+        }
+    }
+
+    var count: Int {
+        var count = 0
+        guard (try? visit { _, _ in count += 1 }) != nil else { return keys.count }
+        return count
     }
 
     /// One at a time: nobody else writes.
@@ -108,6 +180,11 @@ enum BPF {
 
     private static func text<T>(_ name: T) -> String {
         withUnsafeBytes(of: name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+    }
+
+    /// What is not to be used, by `KNETD_BPF_REFUSE`: it shows in tests what other kernels do. `tcx`, `load`, `cgroup`.
+    static var refused: Set<String> {
+        Set((getenv("KNETD_BPF_REFUSE").map { String(cString: $0) } ?? "").split(separator: ",").map(String.init))
     }
 
     static let processors = Int(max(libbpf_num_possible_cpus(), 1))

@@ -13,7 +13,26 @@ public struct EBPF: Dataplane {
         public let transport: Transport
         public let endpoints: Int
         public let nodes: Int
+        public let socketServices: Bool
+        public let frontends: Int
+        public let slots: Int
+        public let peers: Int
+
+        public init(
+            transport: Transport = .vxlan, endpoints: Int = 2048, nodes: Int = 8192, socketServices: Bool = true,
+            frontends: Int = 32_768, slots: Int = 131_072, peers: Int = 16_384
+        ) {
+            self.transport = transport
+            self.endpoints = endpoints
+            self.nodes = nodes
+            self.socketServices = socketServices
+            self.frontends = frontends
+            self.slots = slots
+            self.peers = peers
+        }
     }
+
+    private static let defaults = Settings()
 
     public static let settings = PluginSettings(
         name: "ebpf", isDataplane: true,
@@ -22,11 +41,24 @@ public struct EBPF: Dataplane {
                 "transport", .text(.oneOf(Settings.Transport.allCases.map(\.rawValue))), default: "vxlan",
                 "How packets get to other nodes: vxlan, as with `overlay`, or direct, as with `routed`."),
             Field(
-                "endpoints", .integer(16...1_048_576), default: 2048,
+                "endpoints", .integer(16...1_048_576), default: .integer(defaults.endpoints),
                 "Addresses of this node's pods that there is room for; more go through the host's stack."),
             Field(
-                "nodes", .integer(16...1_048_576), default: 8192,
+                "nodes", .integer(16...1_048_576), default: .integer(defaults.nodes),
                 "Ranges of other nodes that there is room for; more go through the host's stack."),
+            Field(
+                "socketServices", .boolean, default: true,
+                "Whether clients on this node are connected to a Service's endpoint at the socket, so that no packet is translated; needs `serviceProxy`."
+            ),
+            Field(
+                "frontends", .integer(16...1_048_576), default: .integer(defaults.frontends),
+                "Addresses with ports of Services that there is room for at the socket; more are nftables' alone."),
+            Field(
+                "slots", .integer(16...16_777_216), default: .integer(defaults.slots),
+                "Endpoints behind them that there is room for, of each address with port."),
+            Field(
+                "peers", .integer(1024...16_777_216), default: .integer(defaults.peers),
+                "Sockets of which is remembered what Service they asked for; the oldest are forgotten."),
         ] + Overlay.settings.fields)
 
     public let name = Self.settings.name

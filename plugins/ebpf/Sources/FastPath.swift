@@ -13,14 +13,20 @@ public final class FastPath: Plugin, PluginService {
     private let network: Configuration.Network
     /// Why packets are not to go past the stack.
     private let obstacle: String?
+    /// What else `knetd bpf` tells of.
+    private let sockets: SocketServices?
     private let arrivals = Mutex(Arrivals())
 
     /// - Parameter obstacle: what filters in the host's stack.
-    public init(_ dataplane: EBPF, network: Configuration.Network, kernel: PathKernel, obstacle: String?) {
+    public init(
+        _ dataplane: EBPF, network: Configuration.Network, kernel: PathKernel, obstacle: String?,
+        sockets: SocketServices? = nil
+    ) {
         self.dataplane = dataplane
         self.network = network
         self.kernel = kernel
         self.obstacle = obstacle
+        self.sockets = sockets
     }
 
     // MARK: Plugin
@@ -69,15 +75,7 @@ public final class FastPath: Plugin, PluginService {
         let programs = PathRole.allCases.compactMap { role -> JSONValue? in
             guard let program = kernel.object?.programs[role] else { return nil }
             let info = (try? BPF.programInfo(program.descriptor.number)) ?? program.info
-            return [
-                "name": .string(role.rawValue), "id": .integer(Int(info.id)),
-                "links": .array((links[role] ?? []).sorted().map(JSONValue.string)),
-                "runs": .integer(Int(clamping: info.runs)),
-                "nanosecondsEach": info.runs == 0 ? .null : .integer(Int(clamping: info.nanoseconds / info.runs)),
-            ]
-        }
-        let maps = fills().map { map, entries, capacity -> JSONValue in
-            ["name": .string(map.rawValue), "entries": .integer(entries), "capacity": .integer(capacity)]
+            return info.told(as: role.rawValue, on: (links[role] ?? []).sorted())
         }
         let counters = kernel.counters()
         let packets = PathOutcome.allCases.map { outcome -> JSONValue in
@@ -89,26 +87,17 @@ public final class FastPath: Plugin, PluginService {
         }
         return [
             "mode": .string(obstacle ?? kernel.refusal ?? "past the host's stack, by \(kernel.hookName)"),
-            "programs": .array(programs), "maps": .array(maps), "packets": .array(packets),
-            "faults": .array(faults.map(JSONValue.string)),
+            "programs": .array(programs), "maps": .array(fills.map(\.told)), "packets": .array(packets),
+            "faults": .array(faults.map(JSONValue.string)), "services": try sockets?.describe([], in: state) ?? .null,
         ]
     }
 
-    private func fills() -> [(map: PathMap, entries: Int, capacity: Int)] {
-        [PathMap.endpoints, .nodes].compactMap { name in
-            kernel.object?.maps[name].map { (name, $0.keys.count, $0.info.capacity) }
-        }
-    }
+    private var fills: [MapFill] { kernel.object?.fills([.endpoints, .nodes]) ?? [] }
 
     public func measure(_ page: inout MetricsText, in state: ClusterState) {
         page.family("knetd_bpf_in_use", "gauge", "Whether packets between pods go past the host's stack.")
         page.sample("knetd_bpf_in_use", [:], obstacle == nil && kernel.refusal == nil ? 1 : 0)
-        page.family("knetd_bpf_map_entries", "gauge", "Entries of a map.")
-        page.family("knetd_bpf_map_capacity", "gauge", "Entries that a map has room for.")
-        for (map, entries, capacity) in fills() {
-            page.sample("knetd_bpf_map_entries", ["map": map.rawValue], Double(entries))
-            page.sample("knetd_bpf_map_capacity", ["map": map.rawValue], Double(capacity))
-        }
+        fills.measure(&page, "knetd_bpf_map")
         let counters = kernel.counters()
         page.family("knetd_bpf_packets_total", "counter", "Packets that met a program, by what became of them.")
         page.family("knetd_bpf_bytes_total", "counter", "The same in bytes.")

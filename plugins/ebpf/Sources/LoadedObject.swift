@@ -1,28 +1,26 @@
 import CBPF
 import FoundationEssentials
 import Glibc
+import KnetCore
 import KnetLinux
 
-/// The programs and maps, loaded.
-struct PathObject: Sendable {
+/// The programs and maps of one object file, loaded. Programs and maps are known by their names in it.
+struct LoadedObject<Name: ObjectName, Map: ObjectName>: Sendable {
     struct Program: Sendable {
         let descriptor: SharedDescriptor
         let info: BPFProgramInfo
     }
 
-    let programs: [PathRole: Program]
-    let maps: [PathMap: BPFMap]
-
-    /// Why the kernel would not have them.
-    struct Refusal: Error, CustomStringConvertible {
-        let description: String
-    }
+    let programs: [Name: Program]
+    let maps: [Map: BPFMap]
 
     /// - Parameters:
+    ///   - text: the object file in Base64.
     ///   - sizes: entries that maps have room for.
-    ///   - kept: maps of programs that are at work, for the new ones to go on with.
-    init(sizes: [PathMap: Int], kept: [PathMap: BPFMap]) throws {
-        guard let bytes = Data(base64Encoded: Embedded.path) else { throw Refusal(description: "no object") }
+    ///   - kept: maps of programs that are at work, for the new ones to go on with where they are alike.
+    /// - Throws: `Refusal`.
+    init(_ text: String, sizes: [Map: Int], kept: [Map: BPFMap]) throws {
+        guard let bytes = Data(base64Encoded: text) else { throw Refusal(description: "no object") }
         let (outcome, said) = BPF.listening {
             Result { try Self.load(bytes, sizes: sizes, kept: kept) }
         }
@@ -33,17 +31,17 @@ struct PathObject: Sendable {
         }
     }
 
-    private init(programs: [PathRole: Program], maps: [PathMap: BPFMap]) {
+    private init(programs: [Name: Program], maps: [Map: BPFMap]) {
         self.programs = programs
         self.maps = maps
     }
 
-    private static func load(_ bytes: Data, sizes: [PathMap: Int], kept: [PathMap: BPFMap]) throws -> PathObject {
+    private static func load(_ bytes: Data, sizes: [Map: Int], kept: [Map: BPFMap]) throws -> Self {
         let object = bytes.withUnsafeBytes { bpf_object__open_mem($0.baseAddress, $0.count, nil) }
         guard let object else { throw SystemError("open the BPF object") }
         // What is kept of it are descriptors of our own.
         defer { bpf_object__close(object) }
-        for map in PathMap.allCases {
+        for map in Map.allCases {
             guard let found = bpf_object__find_map_by_name(object, map.rawValue) else {
                 throw Refusal(description: "the BPF object has no map \(map.rawValue)")
             }
@@ -61,27 +59,57 @@ struct PathObject: Sendable {
                     "go on with map \(map.rawValue)", bpf_map__reuse_fd(found, old.descriptor.number))
             }
         }
-        for role in PathRole.allCases {
-            guard let program = bpf_object__find_program_by_name(object, role.rawValue) else {
-                throw Refusal(description: "the BPF object has no program \(role.rawValue)")
-            }
-            bpf_program__set_type(program, BPF_PROG_TYPE_SCHED_CLS)
+        for name in Name.allCases where bpf_object__find_program_by_name(object, name.rawValue) == nil {
+            throw Refusal(description: "the BPF object has no program \(name.rawValue)")
         }
         try BPF.check("load the BPF programs", bpf_object__load(object))
-        var programs: [PathRole: Program] = [:]
-        var maps: [PathMap: BPFMap] = [:]
-        for role in PathRole.allCases {
-            let copy = try own(bpf_program__fd(bpf_object__find_program_by_name(object, role.rawValue)))
+        var programs: [Name: Program] = [:]
+        var maps: [Map: BPFMap] = [:]
+        for name in Name.allCases {
+            let copy = try own(bpf_program__fd(bpf_object__find_program_by_name(object, name.rawValue)))
             let info = try BPF.programInfo(copy.number)
-            programs[role] = Program(descriptor: SharedDescriptor(copy), info: info)
+            programs[name] = Program(descriptor: SharedDescriptor(copy), info: info)
         }
-        for map in PathMap.allCases {
+        for map in Map.allCases {
             maps[map] = try BPFMap(own(bpf_object__find_map_fd_by_name(object, map.rawValue)))
         }
-        return PathObject(programs: programs, maps: maps)
+        return Self(programs: programs, maps: maps)
+    }
+
+    /// How full maps are.
+    func fills(_ shown: [Map]) -> [MapFill] {
+        shown.compactMap { map in
+            maps[map].map { MapFill(name: map.rawValue, entries: $0.count, capacity: $0.info.capacity) }
+        }
     }
 
     private static func own(_ number: Int32) throws -> Descriptor {
         Descriptor(owning: try syscall("copy a descriptor") { fcntl(number, F_DUPFD_CLOEXEC, 0) })
     }
+}
+
+struct MapFill {
+    let name: String
+    let entries: Int
+    let capacity: Int
+
+    /// As `knetd bpf` tells of it.
+    var told: JSONValue { ["name": .string(name), "entries": .integer(entries), "capacity": .integer(capacity)] }
+}
+
+extension [MapFill] {
+    func measure(_ page: inout MetricsText, _ name: String) {
+        page.family("\(name)_entries", "gauge", "Entries of a map.")
+        for fill in self { page.sample("\(name)_entries", ["map": fill.name], Double(fill.entries)) }
+        page.family("\(name)_capacity", "gauge", "Entries that a map has room for.")
+        for fill in self { page.sample("\(name)_capacity", ["map": fill.name], Double(fill.capacity)) }
+    }
+}
+
+/// The name of a program or map in its object file.
+public protocol ObjectName: RawRepresentable<String>, CaseIterable, Hashable, Sendable {}
+
+/// Why the kernel would not have the programs, with the verifier's last words.
+struct Refusal: Error, CustomStringConvertible {
+    let description: String
 }

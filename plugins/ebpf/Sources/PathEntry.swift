@@ -1,7 +1,7 @@
 public import KnetCore
 
 /// Where packets meet a program.
-public enum PathRole: String, CaseIterable, Sendable {
+public enum PathRole: String, ObjectName {
     /// The node's end of a pod's link.
     case fromPod = "knet_from_pod"
     /// A device on which packets of other nodes' pods arrive.
@@ -45,7 +45,7 @@ public enum PathEntry: KernelEntry {
     }
 }
 
-public enum PathMap: String, CaseIterable, Sendable {
+public enum PathMap: String, ObjectName {
     case endpoints = "knet_endpoints"
     case nodes = "knet_nodes"
     case counters = "knet_counters"

@@ -6,26 +6,25 @@ import Synchronization
 
 /// Reads and writes programs and maps.
 public final class PathKernel: Sendable {
+    typealias Loaded = LoadedObject<PathRole, PathMap>
+
     private let pool: NetlinkPool
     private let hooks: ProgramHooks
     /// `nil` where the kernel would not have them.
-    let object: PathObject?
+    let object: Loaded?
     /// Why not, and the verifier's last words.
     let refusal: String?
-    /// What could not be added, and why.
-    private let missing = Mutex<[PathEntry.ID: (entry: PathEntry, reason: String)]>([:])
+    private let shortfall = Shortfall<PathEntry>("it goes through the host's stack")
 
-    /// - Parameters:
-    ///   - endpoints: addresses of this node's pods that there is room for.
-    ///   - nodes: ranges of other nodes.
-    ///   - refused: what is not to be used, for tests: `tcx`, `load`.
-    public init(pool: NetlinkPool, endpoints: Int, nodes: Int, refused: Set<String>) {
+    public init(_ settings: EBPF.Settings, pool: NetlinkPool) {
         self.pool = pool
+        let refused = BPF.refused
         hooks = ProgramHooks(refused: refused)
         do {
-            if refused.contains("load") { throw PathObject.Refusal(description: "refused by KNETD_BPF_REFUSE") }
+            if refused.contains("load") { throw Refusal(description: "refused by KNETD_BPF_REFUSE") }
             let kept = Self.mapsAtWork(try pool.with { try $0.links() }, hooks)
-            object = try PathObject(sizes: [.endpoints: endpoints, .nodes: nodes], kept: kept)
+            object = try Loaded(
+                Embedded.path, sizes: [.endpoints: settings.endpoints, .nodes: settings.nodes], kept: kept)
             refusal = nil
         } catch {
             object = nil
@@ -33,14 +32,9 @@ public final class PathKernel: Sendable {
         }
     }
 
-    /// What cannot be used, by `KNETD_BPF_REFUSE`: it shows in tests what older kernels do.
-    public static var refusedByEnvironment: Set<String> {
-        Set((getenv("KNETD_BPF_REFUSE").map { String(cString: $0) } ?? "").split(separator: ",").map(String.init))
-    }
-
     /// Takes the programs off all devices; the maps go with them.
     public static func remove(_ pool: NetlinkPool) throws {
-        let hooks = ProgramHooks(refused: refusedByEnvironment)
+        let hooks = ProgramHooks(refused: BPF.refused)
         for link in try pool.with({ try $0.links() }) { try hooks.detach(from: link.index) }
     }
 
@@ -70,7 +64,7 @@ public final class PathKernel: Sendable {
         return programs + endpoints(object, names) + nodes(object)
     }
 
-    private func endpoints(_ object: PathObject, _ names: [Int32: String]) -> [PathEntry] {
+    private func endpoints(_ object: Loaded, _ names: [Int32: String]) -> [PathEntry] {
         guard let map = object.maps[.endpoints] else { return [] }
         return map.keys.map { key in
             guard let address = MapForm.address(key), let value = map.value(key).flatMap(MapForm.endpoint) else {
@@ -81,7 +75,7 @@ public final class PathKernel: Sendable {
         }
     }
 
-    private func nodes(_ object: PathObject) -> [PathEntry] {
+    private func nodes(_ object: Loaded) -> [PathEntry] {
         (object.maps[.nodes]?.keys ?? []).map { key in
             MapForm.range(key).map(PathEntry.node) ?? .unknown(map: .nodes, key: key)
         }
@@ -93,34 +87,25 @@ public final class PathKernel: Sendable {
         var outcome = KernelOutcome<PathEntry>()
         guard let object else { return outcome }
         for entry in changes.add {
-            guard let error = attempt(entry, { try add(entry, object) }), case .program(.fromNode, _, _) = entry else {
+            guard let error = shortfall.attempt(entry, { try add(entry, object) }),
+                case .program(.fromNode, _, _) = entry
+            else {
                 continue
             }
             outcome.failures.append(KernelFailure(entry: entry, reason: "\(error)"))
         }
         for entry in changes.remove {
-            _ = attempt(entry) { try remove(entry, object) }
-            missing.withLock { _ = $0.removeValue(forKey: entry.id) }
+            _ = shortfall.attempt(entry) { try remove(entry, object) }
+            shortfall.forget(entry)
         }
         // There may be room now.
         if !changes.remove.isEmpty {
-            for (entry, _) in missing.withLock({ $0.values }) { _ = attempt(entry) { try add(entry, object) } }
+            for entry in shortfall.entries { _ = shortfall.attempt(entry) { try add(entry, object) } }
         }
         return outcome
     }
 
-    private func attempt(_ entry: PathEntry, _ body: () throws -> Void) -> (any Error)? {
-        do {
-            try KernelWrites.during(1) { try body() }
-            missing.withLock { _ = $0.removeValue(forKey: entry.id) }
-            return nil
-        } catch {
-            missing.withLock { $0[entry.id] = (entry, "\(entry): \(error)") }
-            return error
-        }
-    }
-
-    private func add(_ entry: PathEntry, _ object: PathObject) throws {
+    private func add(_ entry: PathEntry, _ object: Loaded) throws {
         switch entry {
         case .endpoint(let address, let link, let podMAC, let hostMAC):
             let index = try NetlinkSocket.index(of: link)
@@ -135,7 +120,7 @@ public final class PathKernel: Sendable {
         }
     }
 
-    private func remove(_ entry: PathEntry, _ object: PathObject) throws {
+    private func remove(_ entry: PathEntry, _ object: Loaded) throws {
         switch entry {
         case .endpoint(let address, _, _, _): try object.maps[.endpoints]?.remove(MapForm.address(address))
         case .node(let range): try object.maps[.nodes]?.remove(MapForm.range(range))
@@ -148,15 +133,10 @@ public final class PathKernel: Sendable {
 
     // MARK: What is told
 
-    /// What is wrong, a line for each; of many alike the first ones.
+    /// What is wrong, a line for each.
     var faults: [String] {
-        if let refusal { return ["packets between pods go through the host's stack: \(refusal)"] }
-        let all = missing.withLock { $0.values.map(\.reason).sorted() }
-        let told = all.prefix(Self.mostFaults).map { "it goes through the host's stack: \($0)" }
-        return told + (all.count > told.count ? ["\(all.count - told.count) more of these"] : [])
+        refusal.map { ["packets between pods go through the host's stack: \($0)"] } ?? shortfall.faults
     }
-
-    private static let mostFaults = 3
 
     var hookName: String { hooks == .tcx ? "tcx" : "clsact" }
 
@@ -175,16 +155,8 @@ public final class PathKernel: Sendable {
         guard let map = object?.maps[.counters] else { return [:] }
         var all: [PathOutcome: (packets: UInt64, bytes: UInt64)] = [:]
         for outcome in PathOutcome.allCases {
-            let key = withUnsafeBytes(of: outcome.rawValue) { Array($0) }
-            // A value for each processor, each in a multiple of eight bytes.
-            guard let bytes = map.value(key, bytes: map.info.valueBytes * BPF.processors) else { continue }
-            let numbers = bytes.withUnsafeBytes { Array($0.bindMemory(to: UInt64.self)) }
-            var sum: (packets: UInt64, bytes: UInt64) = (0, 0)
-            for index in stride(from: 0, to: numbers.count - 1, by: 2) {
-                sum.packets += numbers[index]
-                sum.bytes += numbers[index + 1]
-            }
-            all[outcome] = sum
+            let sums = map.sums(withUnsafeBytes(of: outcome.rawValue) { Array($0) })
+            if sums.count == 2 { all[outcome] = (sums[0], sums[1]) }
         }
         return all
     }

@@ -20,7 +20,7 @@ import Testing
 
     /// A namespace with the links of two pods, programs and filled maps, at work by `body`.
     private struct Bench {
-        let object: PathObject
+        let object: LoadedObject<PathRole, PathMap>
         let links: (a: Int32, b: Int32)
 
         func run(
@@ -54,7 +54,8 @@ import Testing
             let socket = try NetlinkSocket()
             try socket.request(.changeLink(index: NetlinkSocket.index(of: "lo"), up: true))
             let links = try (makeLink("knet-a"), makeLink("knet-b"))
-            let object = try PathObject(sizes: [.endpoints: 16, .nodes: 16], kept: [:])
+            let object = try LoadedObject<PathRole, PathMap>(
+                Embedded.path, sizes: [.endpoints: 16, .nodes: 16], kept: [:])
             for family in IPFamily.allCases {
                 let pods = try #require(pods[family])
                 for (pod, link) in [(pods.a, links.0), (pods.b, links.1)] {

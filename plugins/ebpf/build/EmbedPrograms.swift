@@ -8,13 +8,13 @@ import PackagePlugin
         let clang = try context.tool(named: "clang").url
         let script = folder.appending(path: "embed.sh")
         let header = folder.appending(path: "include/knet.h")
-        let source = folder.appending(path: "path.bpf.c")
+        let sources = ["path", "socket"].map { folder.appending(path: "\($0).bpf.c") }
         let output = context.pluginWorkDirectoryURL.appending(path: "Embedded.swift")
         return [
             .buildCommand(
                 displayName: "Compiling BPF programs", executable: URL(filePath: "/bin/sh"),
-                arguments: [script.path, clang.path, source.path, output.path],
-                inputFiles: [script, header, source], outputFiles: [output])
+                arguments: [script.path, clang.path, output.path] + sources.map(\.path),
+                inputFiles: [script, header] + sources, outputFiles: [output])
         ]
     }
 }

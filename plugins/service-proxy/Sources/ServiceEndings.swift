@@ -12,10 +12,6 @@ final class ServiceEndings: Sendable {
     }
 
     private let state = Mutex(State())
-    private let kernel: ServiceKernel
-
-    init(_ kernel: ServiceKernel) { self.kernel = kernel }
-
     /// Notes what a Service was planned with.
     func note(_ key: ObjectKey, _ plan: ServicePlan?) {
         state.withLock { state in
@@ -33,11 +29,11 @@ final class ServiceEndings: Sendable {
         }
     }
 
-    func resetStreams() {
-        let streams = state.withLock { state in
+    /// Those that ended since this was last asked.
+    func take() -> [(frontend: FrontendID, endpoint: IPAddress)] {
+        state.withLock { state in
             defer { state.streams = [] }
             return state.streams
         }
-        if !streams.isEmpty { kernel.reset(streams) }
     }
 }

@@ -1,6 +1,5 @@
 import HashTreeCollections
 public import KnetCore
-import Synchronization
 
 /// Services as kube-proxy serves them, by one nftables table whose rules do not depend on how many there are: every
 /// Service is elements of sets.
@@ -46,15 +45,14 @@ public final class ServiceProxy: Plugin, PluginService {
     private let options: Settings
     private let kernel: ServiceKernel
     private let health: ServiceHealth
-    private let endings: ServiceEndings
+    private let endings = ServiceEndings()
     private let delay = ProgrammingDelay()
-    /// What all services were last planned with.
-    private let seen = Mutex<Viewpoint?>(nil)
+    private let sight: ServiceSight
 
     public init(_ settings: Settings, kernel: ServiceKernel) {
         options = settings
+        sight = ServiceSight(settings)
         self.kernel = kernel
-        endings = ServiceEndings(kernel)
         health = ServiceHealth(address: Endpoint(settings.healthzAddress))
     }
 
@@ -67,32 +65,14 @@ public final class ServiceProxy: Plugin, PluginService {
 
     /// One of the Services, by `name` or `namespace/name`, or all of them.
     public func describe(_ words: [String], in state: ClusterState) throws -> JSONValue {
-        guard let viewpoint = viewpoint(state) else {
+        guard let viewpoint = sight.viewpoint(state) else {
             throw ServiceDescription.Unknown(description: "the cluster's Services have not been read yet")
         }
         return try ServiceDescription.all(words.first, in: state, from: viewpoint, kernel: kernel.frontends())
     }
 
-    /// - Returns: `nil` while not everything is known: services without their endpoints would be refused.
-    private func viewpoint(_ state: ClusterState) -> Viewpoint? {
-        guard let local = state.local, state.isUsable(needs.kinds) else { return nil }
-        let zone = state.nodes[.node(local.name)]?.metadata.labels?["topology.kubernetes.io/zone"]
-        let primary = local.uplinks.values.map(\.address).sorted()
-        let addresses =
-            options.nodePortAddresses.isEmpty
-            ? primary
-            : local.addresses.filter { address in options.nodePortAddresses.contains { $0.contains(address) } }
-        return Viewpoint(node: local.name, zone: zone, nodePortAddresses: addresses)
-    }
-
     public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {
-        let viewpoint = viewpoint(state)
-        let isNew = seen.withLock { seen in
-            defer { seen = viewpoint }
-            return seen != viewpoint
-        }
-        let own = keys.filter { [.service, .attachment, .local].contains($0.kind) }
-        return isNew ? own.union(state.services.keys).union([.local]) : own
+        sight.affected(by: keys, in: state)
     }
 
     public func entries(for key: ObjectKey, in state: ClusterState) throws -> [ServiceEntry] {
@@ -100,11 +80,11 @@ public final class ServiceProxy: Plugin, PluginService {
         case .local:
             guard let local = state.local else { return [] }
             // Until Services are known, another proxy's rules may be the way to the API server.
-            let ranges = viewpoint(state) == nil ? [] : options.serviceCIDRs.disjoint
+            let ranges = sight.viewpoint(state) == nil ? [] : options.serviceCIDRs.disjoint
             return [.rules(ServiceRules(ranges: local.podCIDRs.sorted(), serviceRanges: ranges))]
         case .attachment: return (state.attachments[key]?.addresses ?? []).map(ServiceEntry.hairpin)
         case .service:
-            guard let service = state.services[key], let viewpoint = viewpoint(state) else {
+            guard let service = state.services[key], let viewpoint = sight.viewpoint(state) else {
                 health.note(key, nil, nil)
                 endings.note(key, nil)
                 return []
@@ -130,7 +110,8 @@ public final class ServiceProxy: Plugin, PluginService {
     public func apply(_ changes: KernelChanges<ServiceEntry>) -> KernelOutcome<ServiceEntry> { kernel.apply(changes) }
 
     public func settled() {
-        endings.resetStreams()
+        let streams = endings.take()
+        if !streams.isEmpty { kernel.reset(streams) }
         delay.observe()
     }
 

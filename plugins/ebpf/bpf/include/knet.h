@@ -51,9 +51,63 @@ struct knet_counter {
     __u64 bytes;
 };
 
+// An address and port where a Service is, in the maps of sockets.
+struct knet_frontend {
+    struct knet_address address;
+    __u16 port;
+    // IANA's number.
+    __u8 transport;
+    __u8 padding;
+};
+
+struct knet_slot {
+    struct knet_frontend frontend;
+    __u32 slot;
+};
+
+// Where a socket goes, or is to be seen to go.
+struct knet_backend {
+    struct knet_address address;
+    __u16 port;
+    __u16 padding;
+};
+
+enum knet_direction {
+    // From a Service to the endpoint that a socket's datagrams go to,
+    KNET_TO_BACKEND,
+    // and from an endpoint to the Service that the socket asked for.
+    KNET_TO_SERVICE,
+};
+
+struct knet_peer {
+    // The socket's cookie.
+    __u64 socket;
+    struct knet_backend it;
+    __u32 direction;
+};
+
+struct knet_told {
+    // The socket's network namespace, by its cookie.
+    __u64 clients;
+    struct knet_backend it;
+    __u32 slot;
+};
+
+// What became of sockets: the index of its counter.
+enum knet_socket_outcome {
+    KNET_SOCKET_CONNECTED,
+    KNET_SOCKET_SENT,
+    KNET_SOCKET_OUTCOMES,
+};
+
 _Static_assert(sizeof(struct knet_address) == 16, "key of knet_endpoints");
 _Static_assert(sizeof(struct knet_endpoint) == 16, "value of knet_endpoints");
 _Static_assert(sizeof(struct knet_prefix) == 20, "key of knet_nodes");
 _Static_assert(sizeof(struct knet_counter) == 16, "value of knet_counters");
+_Static_assert(sizeof(struct knet_frontend) == 20, "key of knet_frontends");
+_Static_assert(sizeof(struct knet_slot) == 24, "key of knet_slots");
+_Static_assert(sizeof(struct knet_backend) == 20, "value of knet_slots");
+_Static_assert(sizeof(struct knet_peer) == 32, "key of knet_peers");
+_Static_assert(sizeof(struct knet_told) == 32, "value of knet_peers");
 
 #endif

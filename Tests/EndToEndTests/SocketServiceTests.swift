@@ -1,0 +1,264 @@
+import FoundationEssentials
+import Glibc
+import KnetCore
+import KnetLinux
+import KnetPlayground
+import TestSupport
+import Testing
+
+/// Services at the socket: what a client sees of them, and what becomes of it when daemons, endpoints and room go.
+@Suite(.serialized, .enabled(if: Root.isAvailable)) struct SocketServiceTests {
+    typealias Stage = ServiceStage
+
+    private static func configuration(_ settings: JSONValue = [:]) -> JSONValue {
+        ["plugins": ["ebpf": settings, "serviceProxy": [:]]]
+    }
+
+    /// What `knetd bpf` tells of Services.
+    private static func told(_ stage: Stage, _ node: String = "node1") throws -> JSONValue {
+        let outcome = try knetd(
+            "bpf", "--json", "--config", stage.playground.configurationPath(node),
+            in: stage.playground.namespace(node))
+        try #require(outcome.status == 0, "\(outcome)")
+        return try JSONValue(parsing: Data(outcome.output.utf8))["services"] ?? .null
+    }
+
+    private static func count(_ outcome: String, _ stage: Stage) throws -> Int {
+        try told(stage)["sockets"]?.array?.first { $0["outcome"]?.string == outcome }?["count"]?.integer ?? -1
+    }
+
+    private static func faults(_ stage: Stage) throws -> [String] {
+        (try stage.playground.status(of: "node1")["plugins"]?.array ?? []).flatMap { $0["faults"]?.array ?? [] }
+            .compactMap(\.string)
+    }
+
+    /// Runs a script of Python's, with sockets that the tests' own tools do not make.
+    private static func python(_ script: String, in namespace: NetworkNamespace) throws -> String {
+        let outcome = try ChildProcess.run(
+            "/usr/bin/python3", ["-c", "import socket, sys\nsocket.setdefaulttimeout(2)\n" + script], in: namespace)
+        return (outcome.output + outcome.errors).split(separator: "\n").joined(separator: "; ")
+    }
+
+    /// Packets that took the way past the stack.
+    private static func fast(_ stage: Stage) throws -> Int {
+        let outcome = try knetd(
+            "bpf", "--json", "--config", stage.playground.configurationPath("node1"),
+            in: stage.playground.namespace("node1"))
+        return try JSONValue(parsing: Data(outcome.output.utf8))["packets"]?.array?.first {
+            $0["outcome"]?.string == "to_pod"
+        }?["packets"]?.integer ?? -1
+    }
+
+    private static let kinds: [(kind: String, address: String)] = [
+        ("AF_INET", "10.96.0.1"), ("AF_INET6", "fd96::1"), ("AF_INET6", "::ffff:10.96.0.1"),
+    ]
+
+    @Test(arguments: kinds) func aClientSeesTheServiceAndItsPacketsTheEndpoint(kind: String, address: String) throws {
+        try withServices(Self.configuration(), nodes: 1, servers: [("a", "node1")]) { stage in
+            let ports: [JSONValue] = [
+                ["name": "t", "port": 80, "targetPort": 7007],
+                ["name": "u", "port": 53, "targetPort": 7007, "protocol": "UDP"],
+            ]
+            try stage.put(
+                [Stage.service("web", 1, ports: ports)]
+                    + stage.slices(
+                        "web", [.init(pod: "a")],
+                        ports: [["name": "t", "port": 7007], ["name": "u", "port": 7007, "protocol": "UDP"]]))
+            try stage.waitFor(1) { $0.server != nil }
+            try eventually(within: 4) { try Self.count("connected", stage) > 0 }
+            let (connected, fast) = (try Self.count("connected", stage), try Self.fast(stage))
+            for client in ["c1", "node1"] {
+                let namespace = try stage.playground.namespace(client)
+                let stream = try Self.python(
+                    """
+                    s = socket.socket(socket.\(kind))
+                    s.connect(('\(address)', 80))
+                    peer = s.getpeername()[:2]
+                    s.sendall(b'x'); s.shutdown(socket.SHUT_WR)
+                    print(peer, len(s.recv(100)) > 0)
+                    """, in: namespace)
+                #expect(stream == "('\(address)', 80) True", "\(client)")
+                let datagrams = try Self.python(
+                    """
+                    s = socket.socket(socket.\(kind), socket.SOCK_DGRAM)
+                    for i in range(3):
+                        s.sendto(b'abc', ('\(address)', 53))
+                        text, peer = s.recvfrom(100)
+                        print(text.decode(), peer[:2])
+                    """, in: namespace)
+                #expect(datagrams == Array(repeating: "abc ('\(address)', 53)", count: 3).joined(separator: "; "))
+                let connection = try Self.python(
+                    """
+                    s = socket.socket(socket.\(kind), socket.SOCK_DGRAM)
+                    s.connect(('\(address)', 53)); s.send(b'abc')
+                    text, peer = s.recvfrom(100)
+                    print(text.decode(), peer[:2], s.getpeername()[:2])
+                    """, in: namespace)
+                #expect(connection == "abc ('\(address)', 53) ('\(address)', 53)", "\(client)")
+            }
+            #expect(try Self.count("connected", stage) == connected + 4)
+            // Nothing is translated: the pod's packets go past the stack.
+            #expect(try Self.fast(stage) > fast + 10)
+        }
+    }
+
+    /// Held by pins; by systemd, whose services have mounts of their own.
+    private static let holders: [[String]] = [
+        [], ["/usr/bin/python3", "\(Checkout.path)/Tests/service-manager.py", "/usr/bin/unshare", "--mount"],
+    ]
+
+    @Test(arguments: holders) func whatSocketsWereToldOutlastsTheDaemon(holder: [String]) throws {
+        try withPlayground(nodes: 1, Self.configuration(), wrapper: holder) { playground in
+            let stage = try ServiceStage(playground, servers: [("a", "node1")])
+            defer { stage.stop() }
+            let ports: [JSONValue] = [["port": 53, "targetPort": 7007, "protocol": "UDP"]]
+            try stage.put(
+                [Stage.service("dns", 1, ports: ports)]
+                    + stage.slices("dns", [.init(pod: "a")], ports: [["port": 7007, "protocol": "UDP"]]))
+            let namespace = try stage.playground.namespace("c1")
+            let log = "\(stage.playground.directory)/client.log"
+            try eventually(within: 4) {
+                try Self.python(
+                    "s = socket.socket(type=socket.SOCK_DGRAM); s.sendto(b'a', ('10.96.0.1', 53)); print(s.recv(9))",
+                    in: namespace) == "b'a'"
+            }
+            // One socket through two deaths: each answer comes from the Service.
+            let client = try ChildProcess.start(
+                "/usr/bin/python3",
+                [
+                    "-uc",
+                    """
+                    import socket, time
+                    s = socket.socket(type=socket.SOCK_DGRAM); s.settimeout(1)
+                    for i in range(150):
+                        try:
+                            s.sendto(b'a', ('10.96.0.1', 53)); print(s.recvfrom(9))
+                        except Exception as e: print(e)
+                        time.sleep(0.02)
+                    """,
+                ], in: namespace, log: log)
+            for _ in 0..<2 {
+                usleep(300_000)
+                if holder.isEmpty {
+                    try playground.stopDaemon("node1", signal: SIGKILL)
+                    usleep(300_000)
+                    try playground.startDaemon("node1")
+                } else {
+                    kill(playground.process(of: "node1"), SIGUSR1)
+                    usleep(300_000)
+                }
+                try playground.waitUntilReady("node1")
+            }
+            waitpid(client, nil, 0)
+            let lines = String(decoding: try KnetCore.contents(ofFile: log), as: UTF8.self).split(separator: "\n")
+            #expect(lines.count == 150 && Set(lines) == ["(b'a', ('10.96.0.1', 53))"], "\(Set(lines))")
+            #expect(try Self.told(stage)["mode"] == "at the socket")
+        }
+    }
+
+    @Test func whatWasPinnedAndIsLostIsMadeAnew() throws {
+        try withServices(Self.configuration(), nodes: 1, servers: [("a", "node1")]) { stage in
+            try stage.put([Stage.service("web", 1)] + stage.slices("web", [.init(pod: "a")]))
+            try stage.waitFor(1) { $0.server != nil }
+            try stage.playground.stopDaemon("node1", signal: SIGKILL)
+            _ = try shell(
+                "rm \(stage.playground.directory)/node1/run/bpf/knet_*", in: stage.playground.namespace("node1"))
+            // The rules serve meanwhile.
+            try stage.waitFor(1) { $0.server != nil }
+            try stage.playground.startDaemon("node1")
+            let start = ContinuousClock.now
+            try stage.playground.waitUntilReady("node1")
+            try eventually(within: 1) {
+                try stage.waitFor(1) { $0.server != nil }
+                return try Self.count("connected", stage) > 0
+            }
+            print("made anew after \(ContinuousClock.now - start)")
+            #expect(ContinuousClock.now - start < .seconds(1))
+        }
+    }
+
+    @Test func switchedOffTheyEndAndTheRulesServe() throws {
+        try withServices(Self.configuration(), nodes: 1, servers: [("a", "node1")]) { stage in
+            try stage.put([Stage.service("web", 1)] + stage.slices("web", [.init(pod: "a")]))
+            try stage.waitFor(1) { $0.server != nil }
+            let folder = "\(stage.playground.directory)/node1/run/bpf"
+            #expect(Mount.all().contains { $0.path == folder })
+            try configure("node1", ["ebpf": ["socketServices": false], "serviceProxy": [:]], stage.playground)
+            try eventually(within: 4) { !Mount.all().contains { $0.path == folder } }
+            #expect(try Self.told(stage) == .null)
+            try stage.waitFor(1) { $0.server != nil }
+            try configure("node1", ["ebpf": [:], "serviceProxy": [:]], stage.playground)
+            try eventually(within: 4) { try Self.told(stage)["mode"] == "at the socket" }
+            try eventually(within: 4) {
+                try stage.waitFor(1) { $0.server != nil }
+                return try Self.count("connected", stage) > 0
+            }
+        }
+    }
+
+    @Test func whereTheKernelRefusesThemTheRulesServe() throws {
+        try withPlayground(nodes: 1, Self.configuration(), daemon: ["KNETD_BPF_REFUSE": "cgroup"]) { playground in
+            let stage = try ServiceStage(playground, servers: [("a", "node1")])
+            defer { stage.stop() }
+            try stage.put([Stage.service("web", 1)] + stage.slices("web", [.init(pod: "a")]))
+            try stage.waitFor(1) { $0.server != nil }
+            #expect(
+                try Self.faults(stage).contains("Services are served by nftables alone: refused by KNETD_BPF_REFUSE"))
+            #expect(!Mount.all().contains { $0.path == "\(playground.directory)/node1/run/bpf" })
+        }
+    }
+
+    @Test func whatHasNoRoomIsLeftToTheRules() throws {
+        try withServices(Self.configuration(["frontends": 16]), nodes: 1, servers: [("a", "node1")]) { stage in
+            let names = (1...12).map { "s\($0)" }
+            try stage.put(
+                names.enumerated().map { Stage.service($1, $0 + 1) }
+                    + names.flatMap { try stage.slices($0, [.init(pod: "a")]) })
+            for number in 1...12 { try stage.waitFor(number) { $0.server != nil } }
+            try eventually(within: 4) {
+                try Self.faults(stage).contains { $0.hasPrefix("Services are served by nftables alone: 10.96.0.") }
+            }
+            let faults = try Self.faults(stage)
+            #expect(faults.contains { $0.hasSuffix("(it is full with 16 entries)") } && faults.count == 4, "\(faults)")
+            #expect(
+                try metric("knetd_bpf_socket_map_entries{map=\"knet_frontends\"}", of: "node1", stage.playground) == 16)
+            // Where there is room again, it is used.
+            try stage.put([Stage.service("s1", 1)] + stage.slices("s1", [.init(pod: "a")]))
+            try eventually(within: 4) { try Self.faults(stage).isEmpty }
+            try stage.waitFor(1) { $0.server != nil }
+        }
+    }
+
+    @Test func aConnectedDatagramSocketEndsWithItsEndpoint() throws {
+        try withServices(Self.configuration(), nodes: 1, servers: [("a", "node1"), ("b", "node1")]) { stage in
+            let ports: [JSONValue] = [["port": 53, "targetPort": 7007, "protocol": "UDP"]]
+            let target: [JSONValue] = [["port": 7007, "protocol": "UDP"]]
+            let service = Stage.service("dns", 1, ports: ports)
+            try stage.put([service] + stage.slices("dns", [.init(pod: "a")], ports: target))
+            let namespace = try stage.playground.namespace("c1")
+            let query = "s.connect(('10.96.0.1', 53)); s.send(b'a'); print(s.recv(9))"
+            try eventually(within: 4) {
+                try Self.python("s = socket.socket(type=socket.SOCK_DGRAM); \(query)", in: namespace) == "b'a'"
+            }
+            let log = "\(stage.playground.directory)/client.log"
+            let client = try ChildProcess.start(
+                "/usr/bin/python3",
+                [
+                    "-uc",
+                    """
+                    import socket
+                    s = socket.socket(type=socket.SOCK_DGRAM); s.settimeout(6)
+                    \(query)
+                    try: print(s.recv(9))
+                    except Exception as e: print(type(e).__name__)
+                    \(query)
+                    """,
+                ], in: namespace, log: log)
+            try eventually(within: 3) { (try? KnetCore.contents(ofFile: log))?.isEmpty == false }
+            try stage.put([service] + stage.slices("dns", [.init(pod: "b")], ports: target))
+            waitpid(client, nil, 0)
+            let lines = String(decoding: try KnetCore.contents(ofFile: log), as: UTF8.self).split(separator: "\n")
+            #expect(lines == ["b'a'", "ConnectionAbortedError", "b'a'"])
+        }
+    }
+}

@@ -1,0 +1,203 @@
+import CBPF
+import Glibc
+public import KnetCore
+public import KnetLinux
+import ServiceProxyPlugin
+
+/// Reads and writes the programs and maps of Services at the socket. They are held beyond this process: the next daemon goes on
+/// with what sockets were told. Without them the service proxy's rules serve.
+public final class SocketKernel: Sendable {
+    typealias Loaded = LoadedObject<SocketHook, SocketMap>
+
+    /// `nil` where the kernel would not have them.
+    let object: Loaded?
+    /// Why not.
+    let refusal: String?
+    /// Why programs and maps cannot be pinned.
+    let pinFault: String?
+    private let shortfall = Shortfall<SocketEntry>("Services are served by nftables alone")
+
+    /// - Parameter runDirectory: `agent.runDirectory`.
+    public init(_ settings: EBPF.Settings, runDirectory: String, kept: KeptDescriptors) {
+        // A pod can have two addresses.
+        let sizes: [SocketMap: Int] = [
+            .clients: settings.endpoints, .frontends: settings.frontends, .slots: settings.slots,
+            .peers: settings.peers,
+        ]
+        do {
+            if BPF.refused.contains("cgroup") { throw Refusal(description: "refused by KNETD_BPF_REFUSE") }
+            let root = try CgroupRoot.open()
+            let held = HeldObjects(runDirectory: runDirectory, kept: kept)
+            let maps = SocketMap.allCases.compactMap { map in
+                held.get(map.rawValue).flatMap { try? BPFMap($0) }.map { (map, $0) }
+            }
+            let object = try Loaded(Embedded.socket, sizes: sizes, kept: Dictionary(maps) { $1 })
+            for (map, loaded) in object.maps { try held.hold(loaded.descriptor, as: map.rawValue) }
+            for (hook, program) in object.programs { try Self.attach(hook, program.descriptor, root, held) }
+            self.object = object
+            (refusal, pinFault) = (nil, held.fault)
+        } catch {
+            Self.remove(runDirectory: runDirectory, kept)
+            (object, refusal, pinFault) = (nil, "\(error)", nil)
+        }
+    }
+
+    /// Has the programs end.
+    public static func remove(runDirectory: String, _ kept: KeptDescriptors) {
+        HeldObjects.remove(runDirectory: runDirectory, kept: kept)
+    }
+
+    /// In the place of an older one in one step, where there is one.
+    private static func attach(
+        _ hook: SocketHook, _ program: SharedDescriptor, _ root: borrowing Descriptor, _ held: HeldObjects
+    ) throws {
+        if let link = held.get(hook.rawValue), bpf_link_update(link.number, program.number, nil) == 0 {
+            return try held.hold(link, as: hook.rawValue)
+        }
+        let number = bpf_link_create(program.number, root.number, hook.attachType, nil)
+        try BPF.check("attach \(hook.rawValue) to the root of cgroups", number)
+        try held.hold(SharedDescriptor(Descriptor(owning: number)), as: hook.rawValue)
+    }
+
+    // MARK: Entries
+
+    func read() throws -> [SocketEntry] {
+        guard let clients = object?.maps[.clients], let frontends = object?.maps[.frontends],
+            let slots = object?.maps[.slots]
+        else { return [] }
+        var held: [PlainFrontend.ID: [PlainFrontend.Slot]] = [:]
+        try slots.visit { key, value in
+            if let (id, slot) = SocketForm.slot(key, value) { held[id, default: []].append(slot) }
+        }
+        var entries: [SocketEntry] = []
+        try clients.visit { key, _ in entries.append(.client(SocketForm.client(key))) }
+        try frontends.visit { key, value in
+            guard let id = SocketForm.frontend(key) else { return }
+            entries.append(
+                .frontend(
+                    PlainFrontend(
+                        id: id, size: SocketForm.number(value),
+                        slots: (held.removeValue(forKey: id) ?? []).sorted { $0.number < $1.number })))
+        }
+        // Slots of frontends that were cut off; nobody wants these.
+        return entries + held.map { .frontend(PlainFrontend(id: $0, size: 0, slots: $1)) }
+    }
+
+    func apply(_ changes: KernelChanges<SocketEntry>) -> KernelOutcome<SocketEntry> {
+        guard let object else { return KernelOutcome() }
+        for entry in changes.add {
+            let old = shortfall.contains(entry) ? nil : changes.replaced[entry.id]
+            _ = shortfall.attempt(entry) { try set(entry, replacing: old, object) }
+        }
+        for entry in changes.remove {
+            _ = shortfall.attempt(entry) { try remove(entry, object) }
+            shortfall.forget(entry)
+        }
+        // There may be room now.
+        if !changes.remove.isEmpty {
+            for entry in shortfall.entries { _ = shortfall.attempt(entry) { try set(entry, replacing: nil, object) } }
+        }
+        return KernelOutcome()
+    }
+
+    private func set(_ entry: SocketEntry, replacing old: SocketEntry?, _ object: Loaded) throws {
+        switch entry {
+        case .client(let cookie):
+            try object.maps[.clients]?.set(SocketForm.client(cookie), SocketForm.number(1))
+        case .frontend(let frontend):
+            var known: [PlainFrontend.Slot] = []
+            var size: UInt32?
+            if case .frontend(let old) = old { (known, size) = (old.slots, old.size) }
+            do {
+                try set(frontend, known: Set(known), size, object)
+            } catch {
+                // Half of it would be a Service with half of its endpoints.
+                try? remove(.frontend(frontend), object)
+                for slot in known { try? object.maps[.slots]?.remove(SocketForm.slot(slot, of: frontend.id)) }
+                throw error
+            }
+        }
+    }
+
+    /// New endpoints first, then among how many to draw, then the old ones: no draw meets none in between.
+    private func set(
+        _ frontend: PlainFrontend, known: Set<PlainFrontend.Slot>, _ size: UInt32?, _ object: Loaded
+    ) throws {
+        guard let slots = object.maps[.slots] else { return }
+        for slot in frontend.slots where !known.contains(slot) {
+            try slots.set(SocketForm.slot(slot, of: frontend.id), SocketForm.backend(slot))
+        }
+        if size != frontend.size {
+            try object.maps[.frontends]?.set(SocketForm.frontend(frontend.id), SocketForm.number(frontend.size))
+        }
+        let numbers = Set(frontend.slots.map(\.number))
+        for slot in known where !numbers.contains(slot.number) {
+            try slots.remove(SocketForm.slot(slot, of: frontend.id))
+        }
+    }
+
+    private func remove(_ entry: SocketEntry, _ object: Loaded) throws {
+        switch entry {
+        case .client(let cookie): try object.maps[.clients]?.remove(SocketForm.client(cookie))
+        case .frontend(let frontend):
+            try object.maps[.frontends]?.remove(SocketForm.frontend(frontend.id))
+            for slot in frontend.slots {
+                try object.maps[.slots]?.remove(SocketForm.slot(slot, of: frontend.id))
+            }
+        }
+    }
+
+    // MARK: Sockets
+
+    /// An endpoint that a frontend leads to no more; of all ports where none is given.
+    struct Gone {
+        let frontend: PlainFrontend.ID
+        let address: IPAddress
+        let port: UInt16?
+    }
+
+    /// Ends sockets that would wait for an answer of what is gone.
+    /// - Parameter namespace: by its cookie.
+    func endSockets(to gone: [Gone], namespace: (UInt64) -> NetworkNamespace?) {
+        guard !gone.isEmpty, let map = object?.maps[.peers] else { return }
+        var found: [Waiting: (peers: Set<Endpoint>, sockets: Set<UInt64>)] = [:]
+        let byAddress = Dictionary(grouping: gone, by: \.address)
+        try? map.visit { key, value in
+            guard let peer = SocketForm.peer(key), peer.isEndpoint, let candidates = byAddress[peer.address],
+                let told = SocketForm.told(value)
+            else { return }
+            for gone in candidates
+            where (gone.port ?? peer.port) == peer.port && gone.frontend.address == told.address
+                && gone.frontend.port == told.port
+            {
+                let waiting = Waiting(clients: told.clients, transport: gone.frontend.transport)
+                found[waiting, default: ([], [])].peers.insert(Endpoint(address: peer.address, port: Int(peer.port)))
+                found[waiting, default: ([], [])].sockets.insert(peer.socket)
+            }
+        }
+        for (waiting, ends) in found {
+            try? namespace(waiting.clients)?.run {
+                _ = try SocketDiagnosis.end(waiting.transport, to: ends.peers, cookies: ends.sockets)
+            }
+        }
+    }
+
+    private struct Waiting: Hashable {
+        let clients: UInt64
+        let transport: UInt8
+    }
+
+    // MARK: What is told
+
+    var faults: [String] {
+        refusal.map { ["Services are served by nftables alone: \($0)"] } ?? shortfall.faults
+    }
+
+    func counters() -> [SocketOutcome: UInt64] {
+        guard let map = object?.maps[.counters] else { return [:] }
+        let pairs = SocketOutcome.allCases.map { outcome in
+            (outcome, map.sums(SocketForm.number(outcome.rawValue)).first ?? 0)
+        }
+        return Dictionary(uniqueKeysWithValues: pairs)
+    }
+}
