@@ -26,11 +26,13 @@ func withPlayground<Result>(
     return try body(playground)
 }
 
+/// `KNETD_TEST_DATAPLANE`.
+let testedDataplane = getenv("KNETD_TEST_DATAPLANE").map { String(cString: $0) } ?? "overlay"
+
 /// With the dataplane that `KNETD_TEST_DATAPLANE` names in the place of overlay: whole suites run over it so.
 private func overAnotherDataplane(_ configuration: JSONValue, byRules: Bool) -> JSONValue {
-    guard let name = getenv("KNETD_TEST_DATAPLANE").map({ String(cString: $0) }), var top = configuration.object else {
-        return configuration
-    }
+    let name = testedDataplane
+    guard name != "overlay", var top = configuration.object else { return configuration }
     var plugins = top["plugins"]?.object ?? ["overlay": [:]]
     guard let settings = plugins.removeValue(forKey: "overlay") else { return configuration }
     let rules: [String: JSONValue] = byRules && name == "ebpf" ? ["socketServices": false] : [:]

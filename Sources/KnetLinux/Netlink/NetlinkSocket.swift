@@ -12,6 +12,8 @@ public final class NetlinkSocket {
 
     /// Requests that are sent before their answers are read: few enough that the answers fit the receive buffer.
     private static let window = 64
+    /// Of one table, until one is consistent: within a second.
+    private static let dumps = 16
 
     public init(bus: Int32 = NETLINK_ROUTE) throws {
         guard let socket = mnl_socket_open2(bus, Int32(SOCK_CLOEXEC.rawValue)) else {
@@ -127,16 +129,19 @@ public final class NetlinkSocket {
         }
     }
 
-    /// Sends a dump request and visits each answer. A dump that changes made inconsistent is begun anew.
+    /// Sends a dump request and visits each answer. A dump that changes made inconsistent is begun anew, later and later: many
+    /// links at once may come for a while.
     /// - Parameter restart: called before each new beginning, to forget what was visited.
     public func dump(
         _ message: () -> NetlinkMessage, restart: () -> Void, visit: (NetlinkReply) -> Void
     ) throws {
-        for _ in 0..<10 {
+        for attempt in 0..<Self.dumps {
             restart()
             if try dumpOnce(message(), visit: visit) { return }
+            usleep(1_000 << min(attempt, 6))
         }
-        throw SystemError("netlink dump", errno: EAGAIN, detail: "the kernel's table changed during ten dumps")
+        throw SystemError(
+            "netlink dump", errno: EAGAIN, detail: "the kernel's table changed during \(Self.dumps) dumps")
     }
 
     /// Sends a request that has one answer, and visits that.

@@ -115,9 +115,18 @@ public final class PathKernel: Sendable {
             try object.maps[.nodes]?.set(MapForm.range(range), [0, 0, 0, 0])
         case .program(let role, let link, _):
             guard let program = object.programs[role] else { return }
-            try hooks.attach(program.descriptor.number, to: NetlinkSocket.index(of: link))
+            try hooks.attach(program.descriptor.number, to: Self.index(of: link))
         case .unknown: break
         }
+    }
+
+    /// At the start the transport makes its devices at the same time.
+    private static func index(of link: String) throws -> Int32 {
+        for _ in 0..<60 {
+            if let index = try? NetlinkSocket.index(of: link) { return index }
+            usleep(5_000)
+        }
+        return try NetlinkSocket.index(of: link)
     }
 
     private func remove(_ entry: PathEntry, _ object: Loaded) throws {
