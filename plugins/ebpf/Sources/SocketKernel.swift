@@ -1,6 +1,6 @@
 import CBPF
 import Glibc
-public import KnetCore
+import KnetCore
 public import KnetLinux
 import ServiceProxyPlugin
 
