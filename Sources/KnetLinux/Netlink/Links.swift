@@ -75,9 +75,10 @@ public struct VethRequest: Sendable {
 
 extension NetlinkSocket {
     /// All interfaces of the namespace.
-    public func links() throws -> [Link] {
+    /// - Parameter asTheyChange: takes what a dump found while interfaces came and went, which may lack some of them.
+    public func links(asTheyChange: Bool = false) throws -> [Link] {
         var links: [Link] = []
-        try dump {
+        try dump(isLenient: asTheyChange) {
             var message = NetlinkMessage("list links", type: RTM_GETLINK)
             message.put(ifinfomsg())
             return message

@@ -12,8 +12,8 @@ public final class NetlinkSocket {
 
     /// Requests that are sent before their answers are read: few enough that the answers fit the receive buffer.
     private static let window = 64
-    /// Of one table, until one is consistent: within a second.
-    private static let dumps = 16
+    /// Of one table, until one is consistent: within three seconds.
+    private static let dumps = 32
 
     public init(bus: Int32 = NETLINK_ROUTE) throws {
         guard let socket = mnl_socket_open2(bus, Int32(SOCK_CLOEXEC.rawValue)) else {
@@ -131,14 +131,16 @@ public final class NetlinkSocket {
 
     /// Sends a dump request and visits each answer. A dump that changes made inconsistent is begun anew, later and later: many
     /// links at once may come for a while.
-    /// - Parameter restart: called before each new beginning, to forget what was visited.
+    /// - Parameters:
+    ///   - isLenient: takes the first one, consistent or not.
+    ///   - restart: called before each new beginning, to forget what was visited.
     public func dump(
-        _ message: () -> NetlinkMessage, restart: () -> Void, visit: (NetlinkReply) -> Void
+        isLenient: Bool = false, _ message: () -> NetlinkMessage, restart: () -> Void, visit: (NetlinkReply) -> Void
     ) throws {
         for attempt in 0..<Self.dumps {
             restart()
-            if try dumpOnce(message(), visit: visit) { return }
-            usleep(1_000 << min(attempt, 6))
+            if try dumpOnce(message(), visit: visit) || isLenient { return }
+            usleep(1_000 << min(attempt, 7))
         }
         throw SystemError(
             "netlink dump", errno: EAGAIN, detail: "the kernel's table changed during \(Self.dumps) dumps")

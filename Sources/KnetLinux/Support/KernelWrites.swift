@@ -5,7 +5,7 @@ import Synchronization
 public enum KernelWrites {
     private static let counter = Atomic(0)
 
-    /// Netlink requests, nftables transactions and sysctls since the start of the process.
+    /// Netlink requests, nftables transactions, sysctls and elements of BPF maps since the start of the process.
     public static var total: Int { counter.load(ordering: .relaxed) }
 
     /// Runs `body`, which makes `count` of them.

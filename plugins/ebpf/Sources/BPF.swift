@@ -48,7 +48,7 @@ struct BPFMap: Sendable {
     }
 
     func set(_ key: [UInt8], _ value: [UInt8]) throws(SystemError) {
-        let status = bpf_map_update_elem(descriptor.number, key, value, 0)
+        let status = KernelWrites.during(1) { bpf_map_update_elem(descriptor.number, key, value, 0) }
         if status == -E2BIG || status == -ENOSPC {
             throw SystemError(
                 "write to map \(info.name)", errno: -status, detail: "it is full with \(info.capacity) entries")
@@ -58,7 +58,7 @@ struct BPFMap: Sendable {
 
     /// That there is none is no error.
     func remove(_ key: [UInt8]) throws(SystemError) {
-        let status = bpf_map_delete_elem(descriptor.number, key)
+        let status = KernelWrites.during(1) { bpf_map_delete_elem(descriptor.number, key) }
         if status != -ENOENT { try BPF.check("remove from map \(info.name)", status) }
     }
 

@@ -49,7 +49,8 @@ public final class PathKernel: Sendable {
 
     func read() throws -> [PathEntry] {
         guard let object else { return [] }
-        let links = try pool.with { try $0.links() }
+        // A program that was not seen is attached once more; the event of a new device has all compared again.
+        let links = try pool.with { try $0.links(asTheyChange: true) }
         let names = Dictionary(links.map { ($0.index, $0.name) }) { $1 }
         let programs = links.flatMap { link in
             hooks.attached(to: link.index).map { program -> PathEntry in

@@ -50,6 +50,10 @@ enum ProgramHooks: Sendable {
 
     /// Puts the program in the place of one of ours, without a moment in which there is none.
     func attach(_ program: Int32, to link: Int32) throws(SystemError) {
+        try KernelWrites.during(1) { () throws(SystemError) in try attachNow(program, to: link) }
+    }
+
+    private func attachNow(_ program: Int32, to link: Int32) throws(SystemError) {
         switch self {
         case .tcx:
             let old = attached(to: link)
@@ -67,10 +71,14 @@ enum ProgramHooks: Sendable {
 
     func detach(from link: Int32) throws(SystemError) {
         for program in attached(to: link) {
-            switch self {
-            case .tcx: try BPF.check("detach a program", knet_tcx_detach(program.descriptor.number, link))
-            case .filter: try BPF.check("detach a program", BPF.listening { knet_tc_detach(link) }.result)
-            }
+            try KernelWrites.during(1) { () throws(SystemError) in try detach(program, from: link) }
+        }
+    }
+
+    private func detach(_ program: Attached, from link: Int32) throws(SystemError) {
+        switch self {
+        case .tcx: try BPF.check("detach a program", knet_tcx_detach(program.descriptor.number, link))
+        case .filter: try BPF.check("detach a program", BPF.listening { knet_tc_detach(link) }.result)
         }
     }
 }

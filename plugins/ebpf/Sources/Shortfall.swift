@@ -1,5 +1,4 @@
 import KnetCore
-import KnetLinux
 import Synchronization
 
 /// What could not be added to the kernel, and why: the host's stack does its work, and it is tried again when there may be room.
@@ -15,7 +14,7 @@ final class Shortfall<Entry: KernelEntry>: Sendable {
     /// Runs `body` for the entry.
     func attempt(_ entry: Entry, _ body: () throws -> Void) -> (any Error)? {
         do {
-            try KernelWrites.during(1) { try body() }
+            try body()
             forget(entry)
             return nil
         } catch {
