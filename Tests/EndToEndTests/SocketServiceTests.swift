@@ -261,4 +261,91 @@ import Testing
             #expect(lines == ["b'a'", "ConnectionAbortedError", "b'a'"])
         }
     }
+
+    @Test func aFlowOfDatagramsStaysWithItsEndpointWhileOthersCome() throws {
+        let pods = ["a", "b", "c", "d", "e"]
+        try withServices(Self.configuration(), nodes: 1, servers: pods.map { ($0, "node1") }) { stage in
+            let servers = try pods.map { pod in
+                try ChildProcess.start(
+                    "/usr/bin/python3",
+                    [
+                        "-c",
+                        """
+                        import socket
+                        s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 7100))
+                        while True: s.sendto(b'\(pod)', s.recvfrom(9)[1])
+                        """,
+                    ], in: stage.playground.namespace(pod), log: "\(stage.playground.directory)/\(pod).log")
+            }
+            defer { for server in servers { ChildProcess.end(server) } }
+            let service = Stage.service("flow", 1, ports: [["port": 53, "targetPort": 7100, "protocol": "UDP"]])
+            func put(_ pods: [String]) throws {
+                let target: [JSONValue] = [["port": 7100, "protocol": "UDP"]]
+                try stage.put([service] + stage.slices("flow", pods.map { .init(pod: $0) }, ports: target))
+            }
+            try put(["a"])
+            let namespace = try stage.playground.namespace("c1")
+            let ask = "s.sendto(b'?', ('10.96.0.1', 53)); print(s.recv(9).decode(), flush=True)"
+            try eventually(within: 4) {
+                try Self.python("s = socket.socket(type=socket.SOCK_DGRAM); \(ask)", in: namespace) == "a"
+            }
+            let log = "\(stage.playground.directory)/client.log"
+            let client = try ChildProcess.start(
+                "/usr/bin/python3",
+                [
+                    "-c",
+                    """
+                    import socket, time
+                    s = socket.socket(type=socket.SOCK_DGRAM); s.settimeout(1)
+                    for i in range(100):
+                        \(ask)
+                        time.sleep(0.02)
+                    """,
+                ], in: namespace, log: log)
+            usleep(400_000)
+            // From one slot to eight: nearly all of them have another endpoint.
+            try put(pods)
+            usleep(800_000)
+            let others = Set(
+                try Self.python(
+                    "for i in range(40):\n    s = socket.socket(type=socket.SOCK_DGRAM); \(ask)", in: namespace
+                ).split(separator: "; ").map(String.init))
+            #expect(others == Set(pods))
+            try put(Array(pods.dropFirst()))
+            waitpid(client, nil, 0)
+            let answers = String(decoding: try KnetCore.contents(ofFile: log), as: UTF8.self).split(separator: "\n")
+            let stayed = answers.prefix { $0 == "a" }.count
+            #expect(answers.count == 100 && stayed > 40 && stayed < 100, "\(answers)")
+            #expect(Set(answers.dropFirst(stayed)).count == 1 && answers.last != "a", "\(answers)")
+        }
+    }
+
+    /// The first Service is served by the rules, for its affinity: its place is not free for that.
+    @Test func anotherServiceCannotTakeAnAddressThatTheRulesServe() throws {
+        try withServices(Self.configuration(), nodes: 1, servers: [("a", "node1"), ("b", "node1")]) { stage in
+            try stage.put(
+                [
+                    Stage.service("aa", 1, ["sessionAffinity": "ClientIP"]),
+                    Stage.service("zz", 2, ["externalIPs": [.string(Stage.clusterIP(1, .v4))]]),
+                ] + stage.slices("aa", [.init(pod: "a")]) + stage.slices("zz", [.init(pod: "b")]))
+            try stage.waitFor(1) { $0.server != nil }
+            try stage.waitFor(2) { $0.server != nil }
+            try eventually(within: 4) { try Self.count("connected", stage) > 0 }
+            let connected = try Self.count("connected", stage)
+            for client in ["c1", "node1"] {
+                #expect(try stage.connect(from: client, to: 1, .v4).server == stage.address("a", .v4))
+            }
+            #expect(try Self.count("connected", stage) == connected)
+            // Where it is free, it is taken; and given back.
+            let other = [Stage.service("zz", 2, ["externalIPs": [.string(Stage.clusterIP(1, .v4))]])]
+            try stage.put(try other + stage.slices("zz", [.init(pod: "b")]))
+            let b = try stage.address("b", .v4)
+            try eventually(within: 4) { try stage.connect(from: "c1", to: 1, .v4).server == b }
+            try stage.put(
+                [Stage.service("aa", 1, ["sessionAffinity": "ClientIP"])] + other
+                    + stage.slices("aa", [.init(pod: "a")]) + stage.slices("zz", [.init(pod: "b")]))
+            let a = try stage.address("a", .v4)
+            try eventually(within: 4) { try stage.connect(from: "c1", to: 1, .v4).server == a }
+        }
+    }
 }

@@ -28,8 +28,8 @@ public struct Mount: Equatable, Sendable {
     }
 
     /// Mounts a filesystem that has no device.
-    public static func add(_ type: String, at path: String) throws(SystemError) {
-        try syscall("mount \(type) at \(path)") { mount("knetd", path, type, 0, nil) }
+    public static func add(_ type: String, at path: String, options: String = "") throws(SystemError) {
+        try syscall("mount \(type) at \(path)") { mount("knetd", path, type, 0, options) }
     }
 
     /// Takes a mount away, now or when the last file there is closed.

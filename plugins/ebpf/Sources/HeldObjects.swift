@@ -15,15 +15,27 @@ struct HeldObjects: Sendable {
 
     /// - Parameter runDirectory: `agent.runDirectory`.
     init(runDirectory: String, kept: KeptDescriptors) {
-        path = "\(runDirectory)/bpf"
+        let folder = "\(runDirectory)/bpf"
         self.kept = kept
+        if mkdir(folder, 0o700) != 0, errno != EEXIST {
+            path = folder
+            fault = "\(SystemError("make \(folder)"))"
+            return
+        }
+        path = Self.canonical(folder)
         do {
-            if mkdir(path, 0o700) != 0, errno != EEXIST { throw SystemError("make \(path)") }
-            if !Self.isMounted(path) { try Mount.add("bpf", at: path) }
+            if !Self.isMounted(path) { try Mount.add("bpf", at: path, options: "mode=0700") }
             fault = nil
         } catch {
             fault = "\(error)"
         }
+    }
+
+    /// As the kernel names mounts.
+    private static func canonical(_ path: String) -> String {
+        guard let found = realpath(path, nil) else { return path }
+        defer { free(found) }
+        return String(cString: found)
     }
 
     private static func isMounted(_ path: String) -> Bool {
@@ -53,7 +65,7 @@ struct HeldObjects: Sendable {
     /// Lets go of everything.
     static func remove(runDirectory: String, kept: KeptDescriptors) {
         for name in kept.names(prefix: prefix) { kept.drop(name) }
-        let path = "\(runDirectory)/bpf"
+        let path = canonical("\(runDirectory)/bpf")
         guard isMounted(path) else { return }
         // Another mount namespace may have it mounted too.
         for name in (try? FileManager.default.contentsOfDirectory(atPath: path)) ?? [] { unlink("\(path)/\(name)") }

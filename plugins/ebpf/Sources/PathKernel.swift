@@ -48,8 +48,10 @@ public final class PathKernel: Sendable {
     }
 
     func read() throws -> [PathEntry] {
+        // What is missing is wanted anew.
+        shortfall.forgetAll()
         guard let object else { return [] }
-        // A program that was not seen is attached once more; the event of a new device has all compared again.
+        // A program that was not seen is found attached.
         let links = try pool.with { try $0.links(asTheyChange: true) }
         let names = Dictionary(links.map { ($0.index, $0.name) }) { $1 }
         let programs = links.flatMap { link in
@@ -88,7 +90,7 @@ public final class PathKernel: Sendable {
         var outcome = KernelOutcome<PathEntry>()
         guard let object else { return outcome }
         for entry in changes.add {
-            guard let error = shortfall.attempt(entry, { try add(entry, object) }),
+            guard let error = shortfall.attempt(entry, { try add(entry, object, patience: Self.patience) }),
                 case .program(.fromNode, _, _) = entry
             else {
                 continue
@@ -106,7 +108,8 @@ public final class PathKernel: Sendable {
         return outcome
     }
 
-    private func add(_ entry: PathEntry, _ object: Loaded) throws {
+    /// - Parameter patience: how often a device is looked for.
+    private func add(_ entry: PathEntry, _ object: Loaded, patience: Int = 1) throws {
         switch entry {
         case .endpoint(let address, let link, let podMAC, let hostMAC):
             let index = try NetlinkSocket.index(of: link)
@@ -116,19 +119,21 @@ public final class PathKernel: Sendable {
             try object.maps[.nodes]?.set(MapForm.range(range), [0, 0, 0, 0])
         case .program(let role, let link, _):
             guard let program = object.programs[role] else { return }
-            try hooks.attach(program.descriptor.number, to: Self.index(of: link))
+            try hooks.attach(program.descriptor.number, to: Self.index(of: link, patience))
         case .unknown: break
         }
     }
 
     /// At the start the transport makes its devices at the same time.
-    private static func index(of link: String) throws -> Int32 {
-        for _ in 0..<60 {
+    private static func index(of link: String, _ patience: Int) throws -> Int32 {
+        for _ in 1..<patience {
             if let index = try? NetlinkSocket.index(of: link) { return index }
             usleep(5_000)
         }
         return try NetlinkSocket.index(of: link)
     }
+
+    private static let patience = 60
 
     private func remove(_ entry: PathEntry, _ object: Loaded) throws {
         switch entry {

@@ -57,8 +57,9 @@ enum ProgramHooks: Sendable {
         switch self {
         case .tcx:
             let old = attached(to: link)
-            try BPF.check(
-                "attach a program", knet_tcx_attach(program, link, old.first?.descriptor.number ?? -1))
+            let status = knet_tcx_attach(program, link, old.first?.descriptor.number ?? -1)
+            // It is there.
+            if status != -EEXIST { try BPF.check("attach a program", status) }
             for other in old.dropFirst() { _ = knet_tcx_detach(other.descriptor.number, link) }
         case .filter:
             let status = BPF.listening { knet_tc_attach(program, link) }

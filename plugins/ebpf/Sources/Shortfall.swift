@@ -25,6 +25,8 @@ final class Shortfall<Entry: KernelEntry>: Sendable {
 
     func forget(_ entry: Entry) { missing.withLock { _ = $0.removeValue(forKey: entry.id) } }
 
+    func forgetAll() { missing.withLock { $0 = [:] } }
+
     func contains(_ entry: Entry) -> Bool { missing.withLock { $0[entry.id] != nil } }
 
     var entries: [Entry] { missing.withLock { $0.values.map(\.entry) } }

@@ -58,7 +58,12 @@ public enum SocketMap: String, ObjectName {
     case clients = "knet_clients"
     case frontends = "knet_frontends"
     case slots = "knet_slots"
-    case peers = "knet_peers"
+    /// Endpoints of datagrams' frontends.
+    case members = "knet_members"
+    /// What connected sockets asked for.
+    case connections = "knet_connected"
+    /// The same of datagrams, both ways.
+    case datagrams = "knet_datagrams"
     case counters = "knet_sockets"
 }
 
@@ -75,4 +80,13 @@ enum SocketOutcome: UInt32, CaseIterable {
         case .sent: "datagrams sent to one"
         }
     }
+}
+
+extension PlainFrontend.ID {
+    /// IANA's number of UDP.
+    var isOfDatagrams: Bool { transport == 17 }
+}
+
+extension PlainFrontend.Slot {
+    var endpoint: Endpoint { Endpoint(address: address, port: Int(port)) }
 }

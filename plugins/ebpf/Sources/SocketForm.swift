@@ -36,6 +36,8 @@ enum SocketForm {
         MapForm.address(slot.address) + port(slot.port) + [0, 0]
     }
 
+    static func member(_ slot: PlainFrontend.Slot, of id: PlainFrontend.ID) -> [UInt8] { frontend(id) + backend(slot) }
+
     static func slot(_ key: ArraySlice<UInt8>, _ value: ArraySlice<UInt8>) -> (
         id: PlainFrontend.ID, slot: PlainFrontend.Slot
     )? {
@@ -47,12 +49,10 @@ enum SocketForm {
     }
 
     /// A key of what sockets were told.
-    static func peer(_ key: ArraySlice<UInt8>) -> (socket: UInt64, address: IPAddress, port: UInt16, isEndpoint: Bool)?
-    {
+    static func peer(_ key: ArraySlice<UInt8>) -> (socket: UInt64, address: IPAddress, port: UInt16)? {
         guard key.count == MemoryLayout<knet_peer>.size, let address = MapForm.address(key.dropFirst(8).prefix(16))
         else { return nil }
-        let direction = number(key.dropFirst(28))
-        return (client(key), address, port(key.dropFirst(24)), direction == KNET_TO_SERVICE.rawValue)
+        return (client(key), address, port(key.dropFirst(24)))
     }
 
     /// Its value.

@@ -3,6 +3,7 @@ import Glibc
 import KnetCore
 public import KnetLinux
 import ServiceProxyPlugin
+import Synchronization
 
 /// Reads and writes the programs and maps of Services at the socket. They are held beyond this process: the next daemon goes on
 /// with what sockets were told. Without them the service proxy's rules serve.
@@ -16,13 +17,17 @@ public final class SocketKernel: Sendable {
     /// Why programs and maps cannot be pinned.
     let pinFault: String?
     private let shortfall = Shortfall<SocketEntry>("Services are served by nftables alone")
+    /// Frontends that are the rules': that nothing is in the maps for them.
+    private let left = Mutex<[PlainFrontend.ID: PlainFrontend]>([:])
+    /// Why sockets could not be ended.
+    private let endFault = Mutex<String?>(nil)
 
     /// - Parameter runDirectory: `agent.runDirectory`.
     public init(_ settings: EBPF.Settings, runDirectory: String, kept: KeptDescriptors) {
         // A pod can have two addresses.
         let sizes: [SocketMap: Int] = [
             .clients: settings.endpoints, .frontends: settings.frontends, .slots: settings.slots,
-            .peers: settings.peers,
+            .members: settings.slots, .connections: settings.peers, .datagrams: settings.peers,
         ]
         do {
             if BPF.refused.contains("cgroup") { throw Refusal(description: "refused by KNETD_BPF_REFUSE") }
@@ -62,25 +67,31 @@ public final class SocketKernel: Sendable {
     // MARK: Entries
 
     func read() throws -> [SocketEntry] {
+        // What is missing is wanted anew.
+        shortfall.forgetAll()
         guard let clients = object?.maps[.clients], let frontends = object?.maps[.frontends],
-            let slots = object?.maps[.slots]
+            let slots = object?.maps[.slots], let members = object?.maps[.members]
         else { return [] }
         var held: [PlainFrontend.ID: [PlainFrontend.Slot]] = [:]
         try slots.visit { key, value in
             if let (id, slot) = SocketForm.slot(key, value) { held[id, default: []].append(slot) }
         }
+        var memberKeys: Set<[UInt8]> = []
+        try members.visit { key, _ in memberKeys.insert(Array(key)) }
         var entries: [SocketEntry] = []
         try clients.visit { key, _ in entries.append(.client(SocketForm.client(key))) }
         try frontends.visit { key, value in
             guard let id = SocketForm.frontend(key) else { return }
+            let slots = (held.removeValue(forKey: id) ?? []).sorted { $0.number < $1.number }
+            let isWhole = !id.isOfDatagrams || slots.allSatisfy { memberKeys.contains(SocketForm.member($0, of: id)) }
             entries.append(
-                .frontend(
-                    PlainFrontend(
-                        id: id, size: SocketForm.number(value),
-                        slots: (held.removeValue(forKey: id) ?? []).sorted { $0.number < $1.number })))
+                .frontend(PlainFrontend(id: id, size: isWhole ? SocketForm.number(value) : 0, slots: slots)))
         }
         // Slots of frontends that were cut off; nobody wants these.
-        return entries + held.map { .frontend(PlainFrontend(id: $0, size: 0, slots: $1)) }
+        let rest = held.map { SocketEntry.frontend(PlainFrontend(id: $0, size: 0, slots: $1)) }
+        let known = Set((entries + rest).map(\.id))
+        return entries + rest
+            + left.withLock { $0.values.map(SocketEntry.frontend) }.filter { !known.contains($0.id) }
     }
 
     func apply(_ changes: KernelChanges<SocketEntry>) -> KernelOutcome<SocketEntry> {
@@ -105,34 +116,43 @@ public final class SocketKernel: Sendable {
         case .client(let cookie):
             try object.maps[.clients]?.set(SocketForm.client(cookie), SocketForm.number(1))
         case .frontend(let frontend):
-            var known: [PlainFrontend.Slot] = []
-            var size: UInt32?
-            if case .frontend(let old) = old { (known, size) = (old.slots, old.size) }
+            var known: PlainFrontend?
+            if case .frontend(let old) = old { known = old }
             do {
-                try set(frontend, known: Set(known), size, object)
+                try set(frontend, known, object)
             } catch {
                 // Half of it would be a Service with half of its endpoints.
                 try? remove(.frontend(frontend), object)
-                for slot in known { try? object.maps[.slots]?.remove(SocketForm.slot(slot, of: frontend.id)) }
+                if let known { try? remove(.frontend(known), object) }
                 throw error
             }
         }
     }
 
-    /// New endpoints first, then among how many to draw, then the old ones: no draw meets none in between.
-    private func set(
-        _ frontend: PlainFrontend, known: Set<PlainFrontend.Slot>, _ size: UInt32?, _ object: Loaded
-    ) throws {
-        guard let slots = object.maps[.slots] else { return }
+    /// New endpoints first, then among how many to draw, then the old ones go: no draw meets none in between.
+    private func set(_ frontend: PlainFrontend, _ old: PlainFrontend?, _ object: Loaded) throws {
+        guard let slots = object.maps[.slots], let members = object.maps[.members] else { return }
+        if frontend.size == 0 {
+            if let old { try remove(.frontend(old), object) }
+            return left.withLock { $0[frontend.id] = frontend }
+        }
+        left.withLock { $0[frontend.id] = nil }
+        // What was read with a size of 0 lacks something.
+        let known = Set(old?.size == 0 ? [] : old?.slots ?? [])
+        let id = frontend.id
         for slot in frontend.slots where !known.contains(slot) {
-            try slots.set(SocketForm.slot(slot, of: frontend.id), SocketForm.backend(slot))
+            if id.isOfDatagrams { try members.set(SocketForm.member(slot, of: id), SocketForm.number(1)) }
+            try slots.set(SocketForm.slot(slot, of: id), SocketForm.backend(slot))
         }
-        if size != frontend.size {
-            try object.maps[.frontends]?.set(SocketForm.frontend(frontend.id), SocketForm.number(frontend.size))
+        if old?.size != frontend.size {
+            try object.maps[.frontends]?.set(SocketForm.frontend(id), SocketForm.number(frontend.size))
         }
-        let numbers = Set(frontend.slots.map(\.number))
-        for slot in known where !numbers.contains(slot.number) {
-            try slots.remove(SocketForm.slot(slot, of: frontend.id))
+        let (numbers, endpoints) = (Set(frontend.slots.map(\.number)), Set(frontend.slots.map(\.endpoint)))
+        for slot in old?.slots ?? [] {
+            if !numbers.contains(slot.number) { try slots.remove(SocketForm.slot(slot, of: id)) }
+            if id.isOfDatagrams, !endpoints.contains(slot.endpoint) {
+                try members.remove(SocketForm.member(slot, of: id))
+            }
         }
     }
 
@@ -140,9 +160,14 @@ public final class SocketKernel: Sendable {
         switch entry {
         case .client(let cookie): try object.maps[.clients]?.remove(SocketForm.client(cookie))
         case .frontend(let frontend):
+            let wasLeft = left.withLock { $0.removeValue(forKey: frontend.id) == frontend }
+            if wasLeft { return }
             try object.maps[.frontends]?.remove(SocketForm.frontend(frontend.id))
             for slot in frontend.slots {
                 try object.maps[.slots]?.remove(SocketForm.slot(slot, of: frontend.id))
+                if frontend.id.isOfDatagrams {
+                    try object.maps[.members]?.remove(SocketForm.member(slot, of: frontend.id))
+                }
             }
         }
     }
@@ -159,11 +184,11 @@ public final class SocketKernel: Sendable {
     /// Ends sockets that would wait for an answer of what is gone.
     /// - Parameter namespace: by its cookie.
     func endSockets(to gone: [Gone], namespace: (UInt64) -> NetworkNamespace?) {
-        guard !gone.isEmpty, let map = object?.maps[.peers] else { return }
+        guard !gone.isEmpty, let map = object?.maps[.connections] else { return }
         var found: [Waiting: (peers: Set<Endpoint>, sockets: Set<UInt64>)] = [:]
         let byAddress = Dictionary(grouping: gone, by: \.address)
         try? map.visit { key, value in
-            guard let peer = SocketForm.peer(key), peer.isEndpoint, let candidates = byAddress[peer.address],
+            guard let peer = SocketForm.peer(key), let candidates = byAddress[peer.address],
                 let told = SocketForm.told(value)
             else { return }
             for gone in candidates
@@ -176,8 +201,13 @@ public final class SocketKernel: Sendable {
             }
         }
         for (waiting, ends) in found {
-            try? namespace(waiting.clients)?.run {
-                _ = try SocketDiagnosis.end(waiting.transport, to: ends.peers, cookies: ends.sockets)
+            do {
+                _ = try namespace(waiting.clients)?.run {
+                    try SocketDiagnosis.end(waiting.transport, to: ends.peers, cookies: ends.sockets)
+                }
+                endFault.withLock { $0 = nil }
+            } catch {
+                endFault.withLock { $0 = "sockets of endpoints that are gone are not ended: \(error)" }
             }
         }
     }
@@ -190,7 +220,8 @@ public final class SocketKernel: Sendable {
     // MARK: What is told
 
     var faults: [String] {
-        refusal.map { ["Services are served by nftables alone: \($0)"] } ?? shortfall.faults
+        refusal.map { ["Services are served by nftables alone: \($0)"] }
+            ?? shortfall.faults + endFault.withLock { $0.map { [$0] } ?? [] }
     }
 
     func counters() -> [SocketOutcome: UInt64] {

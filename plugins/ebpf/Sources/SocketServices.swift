@@ -13,25 +13,35 @@ public final class SocketServices: Plugin, PluginService {
     private let sight: ServiceSight
     /// This node's own network namespace.
     private let ownCookie: UInt64
-    /// `namespace/name` of a Service that is answered on this node itself.
-    private let answered: String?
+    /// A Service that is answered on this node itself.
+    private let answered: ObjectKey?
     private let kernel: SocketKernel
     /// Where the network namespaces of pods are, by attachment.
     private let namespaces = Mutex<[ObjectKey: (cookie: UInt64, path: String)]>([:])
     /// Of datagrams' frontends, since it was last settled.
     private let gone = Mutex<[SocketKernel.Gone]>([])
 
+    /// - Parameter answered: `namespace/name` of a Service that is answered on this node itself.
     public init(_ sight: ServiceSight, ownCookie: UInt64, answered: String?, kernel: SocketKernel) {
         self.sight = sight
         self.ownCookie = ownCookie
-        self.answered = answered
+        let parts = (answered ?? "").split(separator: "/").map(String.init)
+        self.answered = parts.count == 2 ? ObjectKey(.service, namespace: parts[0], name: parts[1]) : nil
         self.kernel = kernel
     }
 
     // MARK: Plugin
 
     public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {
-        sight.affected(by: keys, in: state)
+        let affected = sight.affected(by: keys, in: state)
+        // Nobody else has its addresses.
+        let isNew = answered.map(keys.contains) ?? false
+        return isNew ? affected.union(state.services.keys) : affected
+    }
+
+    private func reservedAddresses(_ state: ClusterState) -> [IPAddress] {
+        let spec = answered.flatMap { state.services[$0]?.spec }
+        return (spec?.clusterIPs ?? spec?.clusterIP.map { [$0] } ?? []).compactMap { IPAddress($0) }
     }
 
     public func entries(for key: ObjectKey, in state: ClusterState) -> [SocketEntry] {
@@ -43,8 +53,13 @@ public final class SocketServices: Plugin, PluginService {
             let attachment = state.attachments[key].flatMap { $0.namespaceCookie == 0 ? nil : $0 }
             namespaces.withLock { $0[key] = attachment.map { ($0.namespaceCookie, $0.namespacePath) } }
             return attachment.map { [.client($0.namespaceCookie)] } ?? []
-        case .service where "\(key.namespace)/\(key.name)" != answered:
-            return sight.plainFrontends(of: key, in: state).map(SocketEntry.frontend)
+        case .service:
+            let reserved = reservedAddresses(state)
+            return sight.frontends(of: key, in: state).map { frontend in
+                .frontend(
+                    reserved.contains(frontend.id.address)
+                        ? PlainFrontend(id: frontend.id, size: 0, slots: frontend.slots) : frontend)
+            }
         default: return []
         }
     }
@@ -100,7 +115,9 @@ public final class SocketServices: Plugin, PluginService {
         ]
     }
 
-    private var fills: [MapFill] { kernel.object?.fills([.clients, .frontends, .slots, .peers]) ?? [] }
+    private var fills: [MapFill] {
+        kernel.object?.fills([.clients, .frontends, .slots, .members, .connections, .datagrams]) ?? []
+    }
 
     public func measure(_ page: inout MetricsText, in state: ClusterState) {
         page.family("knetd_bpf_sockets_in_use", "gauge", "Whether Services are balanced at the socket.")
@@ -118,8 +135,7 @@ extension KernelChanges<SocketEntry> {
         let old = replaced.values + remove
         let new = Dictionary(add.map { ($0.id, $0) }) { $1 }
         return old.flatMap { entry -> [SocketKernel.Gone] in
-            // IANA's number of UDP.
-            guard case .frontend(let before) = entry, before.id.transport == 17 else { return [] }
+            guard case .frontend(let before) = entry, before.id.isOfDatagrams else { return [] }
             var kept: Set<Endpoint> = []
             if case .frontend(let after) = new[entry.id] { kept = Set(after.slots.map(\.endpoint)) }
             return Set(before.slots.map(\.endpoint)).subtracting(kept).map {
@@ -127,8 +143,4 @@ extension KernelChanges<SocketEntry> {
             }
         }
     }
-}
-
-extension PlainFrontend.Slot {
-    fileprivate var endpoint: Endpoint { Endpoint(address: address, port: Int(port)) }
 }

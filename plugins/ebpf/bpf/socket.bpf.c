@@ -3,6 +3,7 @@
 // translated. What is not found here takes its way through the host's stack, where the service proxy's rules are.
 #include <linux/bpf.h>
 #include <linux/in.h>
+#include <stddef.h>
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -38,13 +39,30 @@ struct {
     __type(value, struct knet_backend);
 } knet_slots SEC(".maps");
 
-// What sockets were told, both ways.
+// Endpoints of frontends of datagrams: a flow stays with its own as long as that is one, whatever slots others have.
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1024);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct knet_member);
+    __type(value, __u32);
+} knet_members SEC(".maps");
+
+// What connected sockets asked for, by the endpoint that they got.
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __uint(max_entries, 1024);
     __type(key, struct knet_peer);
     __type(value, struct knet_told);
-} knet_peers SEC(".maps");
+} knet_connected SEC(".maps");
+
+// What datagrams of others were sent to, both ways. Apart: many connections must not have an answer's Service forgotten.
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 1024);
+    __type(key, struct knet_peer);
+    __type(value, struct knet_told);
+} knet_datagrams SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -126,11 +144,25 @@ static __always_inline int is_same(const struct knet_backend *one, const struct 
     return !__builtin_memcmp(one, other, sizeof(*one));
 }
 
+// Has answers of the endpoint seem to come from the Service.
+static __always_inline void note_datagram(struct knet_peer *peer, const struct knet_backend *backend,
+                                          const struct knet_told *told)
+{
+    const struct knet_told *before;
+
+    peer->direction = KNET_TO_SERVICE;
+    peer->it = *backend;
+    before = bpf_map_lookup_elem(&knet_datagrams, peer);
+    if (!before || !is_same(&before->it, &told->it))
+        bpf_map_update_elem(&knet_datagrams, peer, told, BPF_ANY);
+}
+
 // Sends the socket to one of the Service's endpoints. A datagram goes where the one before it went, as long as that is
 // one of them.
 static __always_inline int forward(struct bpf_sock_addr *socket, int is_ipv6, int is_datagram)
 {
     struct knet_peer peer = { .socket = bpf_get_socket_cookie(socket), .direction = KNET_TO_BACKEND };
+    struct knet_member member = {};
     struct knet_slot slot = {};
     struct knet_told told = {};
     const struct knet_backend *backend;
@@ -145,17 +177,21 @@ static __always_inline int forward(struct bpf_sock_addr *socket, int is_ipv6, in
     slot.frontend.port = service.port;
     slot.frontend.transport = socket->protocol;
     slots = bpf_map_lookup_elem(&knet_frontends, &slot.frontend);
+    if (!slots)
+        return 1;
     told.clients = bpf_get_netns_cookie(socket);
-    if (!slots || !bpf_map_lookup_elem(&knet_clients, &told.clients))
+    if (!bpf_map_lookup_elem(&knet_clients, &told.clients))
         return 1;
     peer.it = service;
     if (is_datagram) {
-        before = bpf_map_lookup_elem(&knet_peers, &peer);
+        before = bpf_map_lookup_elem(&knet_datagrams, &peer);
         if (before) {
-            slot.slot = before->slot;
-            backend = bpf_map_lookup_elem(&knet_slots, &slot);
-            if (backend && is_same(backend, &before->it)) {
-                write_destination(socket, is_ipv6, backend);
+            member.frontend = slot.frontend;
+            member.backend = before->it;
+            if (bpf_map_lookup_elem(&knet_members, &member)) {
+                told.it = service;
+                note_datagram(&peer, &member.backend, &told);
+                write_destination(socket, is_ipv6, &member.backend);
                 count(KNET_SOCKET_SENT);
                 return 1;
             }
@@ -164,27 +200,34 @@ static __always_inline int forward(struct bpf_sock_addr *socket, int is_ipv6, in
     backend = draw(&slot, *slots);
     if (!backend)
         return 1;
-    told.it = *backend;
-    told.slot = slot.slot;
-    if (is_datagram)
-        bpf_map_update_elem(&knet_peers, &peer, &told, BPF_ANY);
-    peer.direction = KNET_TO_SERVICE;
-    peer.it = told.it;
-    told.it = service;
-    bpf_map_update_elem(&knet_peers, &peer, &told, BPF_ANY);
-    write_destination(socket, is_ipv6, &peer.it);
+    member.backend = *backend;
+    if (is_datagram) {
+        told.it = member.backend;
+        bpf_map_update_elem(&knet_datagrams, &peer, &told, BPF_ANY);
+        told.it = service;
+        note_datagram(&peer, &member.backend, &told);
+    } else {
+        peer.direction = KNET_TO_SERVICE;
+        peer.it = member.backend;
+        told.it = service;
+        bpf_map_update_elem(&knet_connected, &peer, &told, BPF_ANY);
+    }
+    write_destination(socket, is_ipv6, &member.backend);
     count(is_datagram ? KNET_SOCKET_SENT : KNET_SOCKET_CONNECTED);
     return 1;
 }
 
 // Has the socket see the Service where the endpoint is its peer.
-static __always_inline int back(struct bpf_sock_addr *socket, int is_ipv6)
+static __always_inline int back(struct bpf_sock_addr *socket, int is_ipv6, int is_datagram)
 {
     struct knet_peer peer = { .socket = bpf_get_socket_cookie(socket), .direction = KNET_TO_SERVICE };
-    const struct knet_told *told;
+    const struct knet_told *told = NULL;
 
     read_destination(socket, is_ipv6, &peer.it);
-    told = bpf_map_lookup_elem(&knet_peers, &peer);
+    if (is_datagram)
+        told = bpf_map_lookup_elem(&knet_datagrams, &peer);
+    if (!told)
+        told = bpf_map_lookup_elem(&knet_connected, &peer);
     if (told)
         write_destination(socket, is_ipv6, &told->it);
     return 1;
@@ -194,7 +237,7 @@ SEC("cgroup/connect4") int knet_connect4(struct bpf_sock_addr *socket) { return 
 SEC("cgroup/connect6") int knet_connect6(struct bpf_sock_addr *socket) { return forward(socket, 1, 0); }
 SEC("cgroup/sendmsg4") int knet_sendmsg4(struct bpf_sock_addr *socket) { return forward(socket, 0, 1); }
 SEC("cgroup/sendmsg6") int knet_sendmsg6(struct bpf_sock_addr *socket) { return forward(socket, 1, 1); }
-SEC("cgroup/recvmsg4") int knet_recvmsg4(struct bpf_sock_addr *socket) { return back(socket, 0); }
-SEC("cgroup/recvmsg6") int knet_recvmsg6(struct bpf_sock_addr *socket) { return back(socket, 1); }
-SEC("cgroup/getpeername4") int knet_getpeername4(struct bpf_sock_addr *socket) { return back(socket, 0); }
-SEC("cgroup/getpeername6") int knet_getpeername6(struct bpf_sock_addr *socket) { return back(socket, 1); }
+SEC("cgroup/recvmsg4") int knet_recvmsg4(struct bpf_sock_addr *socket) { return back(socket, 0, 1); }
+SEC("cgroup/recvmsg6") int knet_recvmsg6(struct bpf_sock_addr *socket) { return back(socket, 1, 1); }
+SEC("cgroup/getpeername4") int knet_getpeername4(struct bpf_sock_addr *socket) { return back(socket, 0, 0); }
+SEC("cgroup/getpeername6") int knet_getpeername6(struct bpf_sock_addr *socket) { return back(socket, 1, 0); }

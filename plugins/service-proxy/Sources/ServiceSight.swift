@@ -33,15 +33,16 @@ public final class ServiceSight: Sendable {
         return isNew ? own.union(state.services.keys).union([.local]) : own
     }
 
-    /// The frontends of a Service that a balancer without memory can serve for clients on this node.
-    public func plainFrontends(of key: ObjectKey, in state: ClusterState) -> [PlainFrontend] {
+    /// All frontends of a Service, for a balancer that can serve the plain ones to clients on this node. The others are told
+    /// too: what is theirs is nobody else's.
+    public func frontends(of key: ObjectKey, in state: ClusterState) -> [PlainFrontend] {
         guard let service = state.services[key], let viewpoint = viewpoint(state) else {
             endings.note(key, nil)
             return []
         }
         let plan = ServicePlan(service, slices: state.slices(of: key), from: viewpoint)
         endings.note(key, plan)
-        return plan.frontends.values.compactMap(PlainFrontend.init).sorted { $0.id < $1.id }
+        return plan.frontends.values.map(PlainFrontend.init).sorted { $0.id < $1.id }
     }
 
     /// Frontends with endpoints that are no more, since this was last asked: streams to these get no answer.
@@ -50,7 +51,8 @@ public final class ServiceSight: Sendable {
     }
 }
 
-/// A frontend where any client on this node gets any of the endpoints: no affinity, no hash, no refusal, nobody kept out.
+/// A frontend as a balancer without memory sees it. It is plain where any client on this node gets any of the endpoints: no
+/// affinity, no hash, no refusal, nobody kept out.
 public struct PlainFrontend: Hashable, Sendable {
     public struct ID: Hashable, Sendable, Comparable {
         /// IANA's number.
@@ -82,9 +84,10 @@ public struct PlainFrontend: Hashable, Sendable {
     }
 
     public let id: ID
-    /// A power of two: a draw takes one of so many slots.
+    /// A power of two: a draw takes one of so many slots. 0 where it is not plain.
     public let size: UInt32
-    /// By number. Where a draw can meet none, the slot behind the last has an endpoint.
+    /// By number. Where a draw can meet none, the slot behind the last has an endpoint. Of one that is not plain they are told all the
+    /// same.
     public let slots: [Slot]
 
     public init(id: ID, size: UInt32, slots: [Slot]) {
@@ -93,9 +96,10 @@ public struct PlainFrontend: Hashable, Sendable {
         self.slots = slots
     }
 
-    init?(_ frontend: Frontend) {
-        var size: UInt32?
+    init(_ frontend: Frontend) {
+        var size: UInt32 = 0
         var slots: [Slot] = []
+        var isPlain = frontend.id.transport != .sctp
         for fact in frontend.facts {
             switch fact {
             case .member(.balancer(.cluster, let balancer)) where balancer.method == .random:
@@ -106,11 +110,10 @@ public struct PlainFrontend: Hashable, Sendable {
             case .member(.services), .member(.external), .member(.balancer(.external, _)), .member(.drop(.external)),
                 .slot(.external, _, _):
                 break
-            default: return nil
+            default: isPlain = false
             }
         }
-        guard let size else { return nil }
-        self.init(id: frontend.id.plain, size: size, slots: slots)
+        self.init(id: frontend.id.plain, size: isPlain ? size : 0, slots: slots)
     }
 }
 

@@ -15,7 +15,7 @@ import Testing
             endpoints: endpoints.map { .init(addresses: [$0], conditions: nil, hostname: nil, nodeName: "node2") },
             ports: [.init(name: nil, port: 8080, protocol: "TCP")])
         let viewpoint = Viewpoint(node: "node1", zone: nil, nodePortAddresses: [.v4(0xC0A8_4D0B)])
-        return ServicePlan(service, slices: [slice], from: viewpoint).frontends.values.compactMap(PlainFrontend.init)
+        return ServicePlan(service, slices: [slice], from: viewpoint).frontends.values.map(PlainFrontend.init)
             .sorted { $0.id < $1.id }
     }
 
@@ -44,9 +44,15 @@ import Testing
     }
 
     @Test func whatNeedsMemoryOrRefusesIsLeftToTheRules() {
-        #expect(Self.frontends(Self.spec { $0.sessionAffinity = "ClientIP" }).isEmpty)
-        #expect(Self.frontends(Self.spec(), annotations: [ServicePlan.balanceAnnotation: "consistent"]).isEmpty)
-        #expect(Self.frontends(Self.spec(), endpoints: []).isEmpty)
-        #expect(Self.frontends(Self.spec { $0.internalTrafficPolicy = "Local" }).isEmpty)
+        let left = [
+            Self.frontends(Self.spec { $0.sessionAffinity = "ClientIP" }),
+            Self.frontends(Self.spec(), annotations: [ServicePlan.balanceAnnotation: "consistent"]),
+            Self.frontends(Self.spec(), endpoints: []),
+            Self.frontends(Self.spec { $0.internalTrafficPolicy = "Local" }),
+            Self.frontends(Self.spec { $0.ports?[0].protocol = "SCTP" }),
+        ]
+        // Their places are theirs all the same.
+        for frontends in left { #expect(frontends.map(\.size) == [0]) }
+        #expect(left[0][0].slots.count == 2)
     }
 }

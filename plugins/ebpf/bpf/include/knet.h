@@ -72,6 +72,12 @@ struct knet_backend {
     __u16 padding;
 };
 
+// An endpoint that datagrams to a frontend may go to.
+struct knet_member {
+    struct knet_frontend frontend;
+    struct knet_backend backend;
+};
+
 enum knet_direction {
     // From a Service to the endpoint that a socket's datagrams go to,
     KNET_TO_BACKEND,
@@ -90,7 +96,7 @@ struct knet_told {
     // The socket's network namespace, by its cookie.
     __u64 clients;
     struct knet_backend it;
-    __u32 slot;
+    __u32 padding;
 };
 
 // What became of sockets: the index of its counter.
@@ -107,7 +113,8 @@ _Static_assert(sizeof(struct knet_counter) == 16, "value of knet_counters");
 _Static_assert(sizeof(struct knet_frontend) == 20, "key of knet_frontends");
 _Static_assert(sizeof(struct knet_slot) == 24, "key of knet_slots");
 _Static_assert(sizeof(struct knet_backend) == 20, "value of knet_slots");
-_Static_assert(sizeof(struct knet_peer) == 32, "key of knet_peers");
-_Static_assert(sizeof(struct knet_told) == 32, "value of knet_peers");
+_Static_assert(sizeof(struct knet_member) == 40, "key of knet_members");
+_Static_assert(sizeof(struct knet_peer) == 32, "key of knet_connected and knet_datagrams");
+_Static_assert(sizeof(struct knet_told) == 32, "value of both");
 
 #endif
