@@ -45,8 +45,8 @@ enum Plugins {
                     let settings = dataplane.configuration
                     var sockets: SocketServices?
                     if settings.socketServices, let services = plugins["serviceProxy"] {
-                        sockets = SocketServices(
-                            ServiceSight(try services.decode()), ownCookie: try NetworkNamespace.currentCookie(),
+                        sockets = try SocketServices(
+                            serviceProxy: services, ownCookie: NetworkNamespace.currentCookie(),
                             answered: plugins["dns"]?["service"]?.string,
                             kernel: SocketKernel(
                                 settings, runDirectory: $1.configuration.agent.runDirectory, kept: $1.kept))

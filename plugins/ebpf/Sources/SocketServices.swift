@@ -30,6 +30,14 @@ public final class SocketServices: Plugin, PluginService {
         self.kernel = kernel
     }
 
+    /// - Parameter settings: `plugins.serviceProxy`, every default filled in.
+    public convenience init(
+        serviceProxy settings: JSONValue, ownCookie: UInt64, answered: String?, kernel: SocketKernel
+    ) throws {
+        self.init(
+            ServiceSight(try settings.decode()), ownCookie: ownCookie, answered: answered, kernel: kernel)
+    }
+
     // MARK: Plugin
 
     public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {
