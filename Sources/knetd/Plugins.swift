@@ -46,7 +46,7 @@ enum Plugins {
                     var sockets: SocketServices?
                     if settings.socketServices, let services = plugins["serviceProxy"] {
                         sockets = try SocketServices(
-                            serviceProxy: services, ownCookie: NetworkNamespace.currentCookie(),
+                            services.decode(), ownCookie: NetworkNamespace.currentCookie(),
                             answered: plugins["dns"]?["service"]?.string,
                             kernel: SocketKernel(
                                 settings, runDirectory: $1.configuration.agent.runDirectory, kept: $1.kept))

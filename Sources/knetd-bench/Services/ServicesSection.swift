@@ -53,7 +53,7 @@ struct ServicesSection {
                 // Slots are a power of two, and one more.
                 let settings = EBPF.Settings(frontends: 1 << 17, slots: 1 << 20)
                 return SocketServices(
-                    ServiceSight(.init()), ownCookie: try NetworkNamespace.currentCookie(), answered: nil,
+                    .init(), ownCookie: try NetworkNamespace.currentCookie(), answered: nil,
                     kernel: SocketKernel(settings, runDirectory: folder, kept: kept))
             }
             for layout in OtherLayout.allCases {

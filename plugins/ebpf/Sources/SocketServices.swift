@@ -22,20 +22,12 @@ public final class SocketServices: Plugin, PluginService {
     private let gone = Mutex<[SocketKernel.Gone]>([])
 
     /// - Parameter answered: `namespace/name` of a Service that is answered on this node itself.
-    public init(_ sight: ServiceSight, ownCookie: UInt64, answered: String?, kernel: SocketKernel) {
-        self.sight = sight
+    public init(_ services: ServiceProxy.Settings, ownCookie: UInt64, answered: String?, kernel: SocketKernel) {
+        sight = ServiceSight(services)
         self.ownCookie = ownCookie
         let parts = (answered ?? "").split(separator: "/").map(String.init)
         self.answered = parts.count == 2 ? ObjectKey(.service, namespace: parts[0], name: parts[1]) : nil
         self.kernel = kernel
-    }
-
-    /// - Parameter settings: `plugins.serviceProxy`, every default filled in.
-    public convenience init(
-        serviceProxy settings: JSONValue, ownCookie: UInt64, answered: String?, kernel: SocketKernel
-    ) throws {
-        self.init(
-            ServiceSight(try settings.decode()), ownCookie: ownCookie, answered: answered, kernel: kernel)
     }
 
     // MARK: Plugin
