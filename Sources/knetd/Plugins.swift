@@ -53,11 +53,12 @@ enum Plugins {
                     } else {
                         SocketKernel.remove(runDirectory: $1.configuration.agent.runDirectory, $1.kept)
                     }
+                    let policies = plugins["networkPolicy"]
                     let path = FastPath(
                         dataplane, network: $1.configuration.network, kernel: PathKernel(settings, pool: $1.pool),
-                        obstacle: plugins["networkPolicy"] == nil
-                            ? nil : "packets go through the host's stack, where networkPolicy filters them",
-                        sockets: sockets)
+                        obstacle: policies?["existingConnections"] == "cut"
+                            ? "packets go through the host's stack, where networkPolicy looks at each (existingConnections: cut)"
+                            : nil, policies: policies == nil ? nil : $1.verdicts, sockets: sockets)
                     return [.dataplane(dataplane), .plugin(path, events: [.link], service: path)]
                         + (sockets.map { [.plugin($0, events: [], service: $0)] } ?? [])
                 })
@@ -92,7 +93,7 @@ enum Plugins {
                     remove: { try PolicyKernel.remove($0.nftables) }
                 ) {
                     let kernel = try PolicyKernel(nftables: $1.nftables, pool: $1.pool)
-                    let policies = NetworkPolicies(try $0.decode(), kernel: kernel, names: $1.names)
+                    let policies = NetworkPolicies(try $0.decode(), kernel: kernel, names: $1.names, verdicts: $1.verdicts)
                     return [.plugin(policies, events: [.nftables(table: PolicyKernel.table)], service: policies)]
                 })
         #endif
@@ -117,6 +118,7 @@ struct PluginEntry: Sendable {
         let kept: KeptDescriptors
         let logger: Logger
         let names: NameExchange
+        let verdicts: VerdictExchange
         let configuration: Configuration
     }
 

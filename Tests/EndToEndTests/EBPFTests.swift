@@ -96,11 +96,61 @@ import Testing
         }
     }
 
-    @Test func whereThePoliciesFilterPacketsGoThroughTheStack() throws {
-        try withPlayground(nodes: 1, Self.plugins([:], ["networkPolicy": [:]])) { playground in
+    /// What policies admit goes past the stack: the first connection from its second packet on, others wholly.
+    @Test func whatPoliciesAdmitGoesPastTheStack() throws {
+        try withPlayground(nodes: 2, Self.plugins([:], ["networkPolicy": [:]])) { playground in
+            for (pod, node) in [("a", "node1"), ("b", "node1"), ("c", "node2")] {
+                try playground.addPod(pod, node: node)
+                let ips = playground.addresses(of: pod).map { "{ip: \"\($0)\"}" }.joined(separator: ", ")
+                let object =
+                    "{apiVersion: v1, kind: Pod, metadata: {name: \(pod), namespace: default}, "
+                    + "spec: {nodeName: \(node)}, status: {podIPs: [\(ips)]}}"
+                try Data(object.utf8).write(to: URL(fileURLWithPath: "\(playground.manifests)/\(pod).yaml"))
+            }
+            let servers = try ["b", "c"].map { try EchoServer(in: playground.namespace($0)) }
+            defer { for server in servers { server.stop() } }
+            let prober = Prober(try playground.namespace("a"))
+            for (peer, outcome) in [("b", "to_pod"), ("c", "to_node")] {
+                for address in playground.addresses(of: peer) {
+                    let before = try Self.packets(outcome, "node1", playground)
+                    try prober.stream(address, bytes: 1 << 20)
+                    let told = try Self.bpf("node1", playground).text()
+                    #expect(try Self.packets(outcome, "node1", playground) >= before + 10, "\(told)")
+                }
+            }
+            // The receiver's node asks too.
+            #expect(try Self.packets("to_pod", "node2", playground) >= 10)
+            #expect(try metric("knetd_bpf_map_entries{map=\"knet_verdicts\"}", of: "node1", playground) > 0)
+            // A policy that denies: the rules in the stack do it and tell.
+            let denial = "\(playground.manifests)/denial.yaml"
+            try Data(Self.denial.utf8).write(to: URL(fileURLWithPath: denial))
+            try eventually(within: 5) {
+                playground.addresses(of: "b").allSatisfy { !Self.connects(prober, $0) }
+            }
+            for address in playground.addresses(of: "c") { try prober.stream(address, bytes: 1 << 16) }
+            unlink(denial)
+            try eventually(within: 5) { playground.addresses(of: "b").allSatisfy { Self.connects(prober, $0) } }
+        }
+    }
+
+    /// Nobody reaches b.
+    private static let denial = """
+        apiVersion: networking.k8s.io/v1
+        kind: NetworkPolicy
+        metadata: {name: nobody, namespace: default}
+        spec: {podSelector: {matchExpressions: [{key: never, operator: DoesNotExist}]}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.42.2.0/24}}, {ipBlock: {cidr: "fd42:0:0:2::/64"}}]}]}
+        """
+
+    private static func connects(_ prober: Prober, _ address: IPAddress) -> Bool {
+        (try? prober.stream(address, bytes: 1)) != nil
+    }
+
+    @Test func whereEachPacketIsLookedAtTheStackHasAll() throws {
+        let cut: JSONValue = ["existingConnections": "cut"]
+        try withPlayground(nodes: 1, Self.plugins([:], ["networkPolicy": cut])) { playground in
             try playground.addPod("a", node: "node1")
             let answer = try Self.bpf("node1", playground)
-            #expect(answer["mode"]?.string?.contains("networkPolicy") == true)
+            #expect(answer["mode"]?.string?.contains("existingConnections") == true)
             #expect(answer["programs"]?.array?.allSatisfy { $0["links"] == [] } == true, "\(answer)")
         }
     }

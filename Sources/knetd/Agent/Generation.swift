@@ -64,7 +64,7 @@ final class Generation: Sendable {
         var servers: [String: PluginServers] = [:]
         var needs = Self.askedFor
         let surroundings = PluginEntry.Surroundings(
-            nftables: nftables, pool: pool, kept: kept, logger: logger, names: NameExchange(),
+            nftables: nftables, pool: pool, kept: kept, logger: logger, names: NameExchange(), verdicts: VerdictExchange(),
             configuration: configuration)
         for plugin in Plugins.all {
             guard let settings = configuration.plugins[plugin.settings.name] else {

@@ -13,18 +13,22 @@ public struct EBPF: Dataplane {
         public let transport: Transport
         public let endpoints: Int
         public let nodes: Int
+        public let flows: Int
+        public let verdicts: Int
         public let socketServices: Bool
         public let frontends: Int
         public let slots: Int
         public let peers: Int
 
         public init(
-            transport: Transport = .vxlan, endpoints: Int = 2048, nodes: Int = 8192, socketServices: Bool = true,
-            frontends: Int = 32_768, slots: Int = 131_072, peers: Int = 16_384
+            transport: Transport = .vxlan, endpoints: Int = 2048, nodes: Int = 8192, flows: Int = 32_768,
+            verdicts: Int = 16_384, socketServices: Bool = true, frontends: Int = 32_768, slots: Int = 131_072, peers: Int = 16_384
         ) {
             self.transport = transport
             self.endpoints = endpoints
             self.nodes = nodes
+            self.flows = flows
+            self.verdicts = verdicts
             self.socketServices = socketServices
             self.frontends = frontends
             self.slots = slots
@@ -46,6 +50,12 @@ public struct EBPF: Dataplane {
             Field(
                 "nodes", .integer(16...1_048_576), default: .integer(defaults.nodes),
                 "Ranges of other nodes that there is room for; more go through the host's stack."),
+            Field(
+                "flows", .integer(1024...16_777_216), default: .integer(defaults.flows),
+                "Connections past the host's stack that are remembered; the oldest are forgotten."),
+            Field(
+                "verdicts", .integer(1024...16_777_216), default: .integer(defaults.verdicts),
+                "Answers of the policies that are remembered, of two pods and a port each; the oldest are asked for again."),
             Field(
                 "socketServices", .boolean, default: true,
                 "Whether clients on this node are connected to a Service's endpoint at the socket, so that no packet is translated; needs `serviceProxy`."

@@ -1,3 +1,4 @@
+import CKnetBPF
 import HashTreeCollections
 public import KnetCore
 import KnetLinux
@@ -15,18 +16,34 @@ public final class FastPath: Plugin, PluginService {
     private let obstacle: String?
     /// What else `knetd bpf` tells of.
     private let sockets: SocketServices?
+    /// `nil` without policies.
+    private let verdicts: Verdicts?
+    private let isPoliced: Bool
+    private let events: FlowEvents?
     private let arrivals = Mutex(Arrivals())
 
-    /// - Parameter obstacle: what filters in the host's stack.
+    /// - Parameters:
+    ///   - obstacle: what filters in the host's stack.
+    ///   - policies: who knows which connections policies admit; `nil` without policies.
     public init(
         _ dataplane: EBPF, network: Configuration.Network, kernel: PathKernel, obstacle: String?,
-        sockets: SocketServices? = nil
+        policies: VerdictExchange?, sockets: SocketServices? = nil
     ) {
         self.dataplane = dataplane
         self.network = network
         self.kernel = kernel
         self.obstacle = obstacle
         self.sockets = sockets
+        isPoliced = policies != nil
+        let verdicts = obstacle == nil ? policies.flatMap { policies in
+            kernel.object?.maps[.verdicts].map { Verdicts($0, policies) }
+        } : nil
+        self.verdicts = verdicts
+        events = kernel.object?.maps[.events].map {
+            FlowEvents($0) { event in
+                if let question = event.question { verdicts?.answer(question, event.links) }
+            }
+        }
     }
 
     // MARK: Plugin
@@ -42,7 +59,8 @@ public final class FastPath: Plugin, PluginService {
         guard obstacle == nil, kernel.refusal == nil, let local = state.local else { return [] }
         switch key.kind {
         case .local:
-            return arrivals.withLock { $0.links }.sorted().map { .program(.fromNode, link: $0, isCurrent: true) }
+            return (isPoliced ? [.settings(policed: true, told: false)] : [])
+                + arrivals.withLock { $0.links }.sorted().map { .program(.fromNode, link: $0, isCurrent: true) }
         case .node:
             guard let node = state.nodes[key], node.metadata.name != local.name else { return [] }
             return node.podCIDRs.filter { range in
@@ -68,6 +86,8 @@ public final class FastPath: Plugin, PluginService {
 
     // MARK: Service
 
+    public func run() async { await events?.run() }
+
     public var faults: [String] { kernel.faults }
 
     public func describe(_ words: [String], in state: ClusterState) throws -> JSONValue {
@@ -92,7 +112,7 @@ public final class FastPath: Plugin, PluginService {
         ]
     }
 
-    private var fills: [MapFill] { kernel.object?.fills([.endpoints, .nodes]) ?? [] }
+    private var fills: [MapFill] { kernel.object?.fills([.endpoints, .nodes, .flows, .verdicts]) ?? [] }
 
     public func measure(_ page: inout MetricsText, in state: ClusterState) {
         page.family("knetd_bpf_in_use", "gauge", "Whether packets between pods go past the host's stack.")

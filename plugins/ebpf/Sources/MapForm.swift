@@ -35,4 +35,24 @@ enum MapForm {
         else { return nil }
         return (bytes.withUnsafeBytes { $0.loadUnaligned(as: Int32.self) }, pod, host)
     }
+
+    // MARK: Connections
+
+    static func settings(policed: Bool, told: Bool) -> [UInt8] { number(policed ? 1 : 0) + number(told ? 1 : 0) }
+
+    static func settings(_ bytes: [UInt8]) -> (policed: Bool, told: Bool)? {
+        guard bytes.count == MemoryLayout<knet_settings>.size else { return nil }
+        return (bytes[..<4].contains { $0 != 0 }, bytes[4...].contains { $0 != 0 })
+    }
+
+    static func question(_ question: VerdictExchange.Question) -> [UInt8] {
+        address(question.source) + address(question.destination)
+            + withUnsafeBytes(of: question.port.bigEndian) { Array($0) } + [question.transport, 0]
+    }
+
+    static func verdict(_ answer: knet_answer, _ links: (UInt32, UInt32)) -> [UInt8] {
+        number(links.0) + number(links.1) + number(answer.rawValue)
+    }
+
+    private static func number(_ number: UInt32) -> [UInt8] { withUnsafeBytes(of: number) { Array($0) } }
 }

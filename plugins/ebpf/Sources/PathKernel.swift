@@ -24,7 +24,11 @@ public final class PathKernel: Sendable {
             if refused.contains("load") { throw Refusal(description: "refused by KNETD_BPF_REFUSE") }
             let kept = Self.mapsAtWork(try pool.with { try $0.links() }, hooks)
             object = try Loaded(
-                Embedded.path, sizes: [.endpoints: settings.endpoints, .nodes: settings.nodes], kept: kept)
+                Embedded.path,
+                sizes: [
+                    .endpoints: settings.endpoints, .nodes: settings.nodes, .flows: settings.flows,
+                    .verdicts: settings.verdicts,
+                ], kept: kept)
             refusal = nil
         } catch {
             object = nil
@@ -64,7 +68,13 @@ public final class PathKernel: Sendable {
                 return .program(role ?? .fromPod, link: link.name, isCurrent: isCurrent == true)
             }
         }
-        return programs + endpoints(object, names) + nodes(object)
+        return settings(object) + programs + endpoints(object, names) + nodes(object)
+    }
+
+    /// What is zero is as if it were not there.
+    private func settings(_ object: Loaded) -> [PathEntry] {
+        let held = object.maps[.settings]?.value([0, 0, 0, 0]).flatMap(MapForm.settings)
+        return held.map { $0.policed || $0.told ? [.settings(policed: $0.policed, told: $0.told)] : [] } ?? []
     }
 
     private func endpoints(_ object: Loaded, _ names: [Int32: String]) -> [PathEntry] {
@@ -89,7 +99,9 @@ public final class PathKernel: Sendable {
     func apply(_ changes: KernelChanges<PathEntry>) -> KernelOutcome<PathEntry> {
         var outcome = KernelOutcome<PathEntry>()
         guard let object else { return outcome }
-        for entry in changes.add {
+        // Before there is a program that would do without it.
+        let isFirst = { (entry: PathEntry) in if case .settings = entry { true } else { false } }
+        for entry in changes.add.filter(isFirst) + changes.add.filter({ !isFirst($0) }) {
             guard let error = shortfall.attempt(entry, { try add(entry, object, patience: Self.patience) }),
                 case .program(.fromNode, _, _) = entry
             else {
@@ -111,6 +123,8 @@ public final class PathKernel: Sendable {
     /// - Parameter patience: how often a device is looked for.
     private func add(_ entry: PathEntry, _ object: Loaded, patience: Int = 1) throws {
         switch entry {
+        case .settings(let policed, let told):
+            try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(policed: policed, told: told))
         case .endpoint(let address, let link, let podMAC, let hostMAC):
             let index = try NetlinkSocket.index(of: link)
             try object.maps[.endpoints]?.set(
@@ -137,6 +151,8 @@ public final class PathKernel: Sendable {
 
     private func remove(_ entry: PathEntry, _ object: Loaded) throws {
         switch entry {
+        case .settings:
+            try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(policed: false, told: false))
         case .endpoint(let address, _, _, _): try object.maps[.endpoints]?.remove(MapForm.address(address))
         case .node(let range): try object.maps[.nodes]?.remove(MapForm.range(range))
         case .program(_, let link, _):

@@ -10,6 +10,7 @@ enum PathOutcome: UInt32, CaseIterable, Sendable {
     case error
     case tracked
     case route
+    case policy
 
     /// As metrics have it.
     var name: String {
@@ -22,6 +23,7 @@ enum PathOutcome: UInt32, CaseIterable, Sendable {
         case .error: "stack_error"
         case .tracked: "stack_tracked"
         case .route: "stack_route"
+        case .policy: "stack_policy"
         }
     }
 
@@ -36,6 +38,7 @@ enum PathOutcome: UInt32, CaseIterable, Sendable {
         case .error: "host's stack: at the end of its life, or too large"
         case .tracked: "host's stack: of a connection that it tracks"
         case .route: "host's stack: no route or neighbour"
+        case .policy: "host's stack: policies deny it, or were asked just now"
         }
     }
 }

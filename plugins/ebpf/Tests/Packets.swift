@@ -9,8 +9,39 @@ struct TestPacket {
     /// Of the IPv4 header's flags and offset.
     var fragment: UInt16 = 0
     var options: [UInt8] = []
-    var payload: [UInt8] = [0x12, 0x34, 0x00, 0x35, 0x00, 0x10, 0, 0] + [UInt8](repeating: 7, count: 8)
+    /// Ports and what else its transport has; of TCP a header without anything set.
+    var payload: [UInt8] =
+        [0x12, 0x34, 0x00, 0x35, 0x00, 0x10, 0, 0, 0, 0, 0, 0, 0x50, 0] + [UInt8](repeating: 7, count: 8)
     var vlan = false
+
+    /// Of TCP's header.
+    enum Flags {
+        static let (fin, syn, rst, ack): (UInt8, UInt8, UInt8, UInt8) = (1, 2, 4, 16)
+    }
+
+    /// The same with TCP's flags.
+    func with(flags: UInt8) -> TestPacket {
+        var packet = self
+        packet.transport = 6
+        packet.payload[13] = flags
+        return packet
+    }
+
+    /// Between the same ends, from the other.
+    var answer: TestPacket {
+        var packet = self
+        (packet.source, packet.destination) = (destination, source)
+        packet.payload[..<4] = payload[2..<4] + payload[..<2]
+        return packet
+    }
+
+    /// Its receiver's error about it, to its sender.
+    var error: TestPacket {
+        let isIPv4 = source.family == .v4
+        return TestPacket(
+            source: destination, destination: source, transport: isIPv4 ? 1 : 58,
+            payload: [isIPv4 ? 3 : 1, isIPv4 ? 3 : 4, 0, 0, 0, 0, 0, 0] + bytes[14...])
+    }
 
     var bytes: [UInt8] {
         let isIPv4 = source.family == .v4

@@ -9,86 +9,17 @@ import Testing
 
 /// The programs by themselves: packets in, verdict and packet out.
 @Suite(.serialized, .enabled(if: Root.isAvailable)) struct ProgramTests {
-    /// <linux/pkt_cls.h>: TC_ACT_OK and TC_ACT_REDIRECT.
-    private static let (stack, redirect): (UInt32, UInt32) = (0, 7)
-    private static let pods: [IPFamily: (a: IPAddress, b: IPAddress, remote: IPAddress, outside: IPAddress)] = [
-        .v4: (address("10.42.1.2"), address("10.42.1.3"), address("10.42.2.9"), address("192.0.2.1")),
-        .v6: (address("fd42::1:2"), address("fd42::1:3"), address("fd42:0:0:2::9"), address("2001:db8::1")),
-    ]
-    private static let podMAC = MACAddress(number: 0x0200_0000_00B1)
-    private static let hostMAC = MACAddress(number: 0x0200_0000_00B0)
-
-    /// A namespace with the links of two pods, programs and filled maps, at work by `body`.
-    private struct Bench {
-        let object: LoadedObject<PathRole, PathMap>
-        let links: (a: Int32, b: Int32)
-
-        func run(
-            _ packet: [UInt8], _ role: PathRole = .fromPod, on link: Int32? = nil
-        ) throws -> (verdict: UInt32, packet: [UInt8])? {
-            let program = try #require(object.programs[role])
-            var output = [UInt8](repeating: 0, count: packet.count + 512)
-            var (size, verdict) = (UInt32(output.count), UInt32(0))
-            let status = knet_bpf_try(
-                program.descriptor.number, packet, UInt32(packet.count), &output, &size, UInt32(link ?? links.a),
-                &verdict)
-            // The kernel itself runs nothing over less than an Ethernet header.
-            if status < 0 { return nil }
-            return (verdict, Array(output.prefix(Int(size))))
-        }
-
-        func count(_ outcome: PathOutcome) -> UInt64 {
-            let map = object.maps[.counters]
-            let key = withUnsafeBytes(of: outcome.rawValue) { Array($0) }
-            let bytes = map?.value(key, bytes: 16 * BPF.processors) ?? []
-            return bytes.withUnsafeBytes { raw in
-                stride(from: 0, to: raw.count, by: 16).reduce(0) {
-                    $0 + raw.loadUnaligned(fromByteOffset: $1, as: UInt64.self)
-                }
-            }
-        }
-    }
-
-    private static func withBench(_ body: (Bench) throws -> Void) throws {
-        try NetworkNamespace.anonymous().run {
-            let socket = try NetlinkSocket()
-            try socket.request(.changeLink(index: NetlinkSocket.index(of: "lo"), up: true))
-            let links = try (makeLink("knet-a"), makeLink("knet-b"))
-            let object = try LoadedObject<PathRole, PathMap>(
-                Embedded.path, sizes: [.endpoints: 16, .nodes: 16], kept: [:])
-            for family in IPFamily.allCases {
-                let pods = try #require(pods[family])
-                for (pod, link) in [(pods.a, links.0), (pods.b, links.1)] {
-                    try object.maps[.endpoints]?.set(
-                        MapForm.address(pod), MapForm.endpoint(link: link, podMAC: podMAC, hostMAC: hostMAC))
-                }
-                let range = CIDR(containing: pods.remote, prefixLength: family == .v4 ? 24 : 64)
-                try object.maps[.nodes]?.set(MapForm.range(range), [0, 0, 0, 0])
-            }
-            try body(Bench(object: object, links: links))
-        }
-    }
-
-    private static func makeLink(_ name: String) throws -> Int32 {
-        let outcome = try ChildProcess.run(
-            "/bin/sh",
-            [
-                "-c",
-                "ip link add \(name) type veth peer name \(name)p && ip link set \(name) up && ip link set \(name)p up",
-            ])
-        try #require(outcome.status == 0, "\(outcome)")
-        return try NetlinkSocket.index(of: name)
-    }
-
+    private static let (stack, redirect) = (ProgramBench.stack, ProgramBench.redirect)
+    private static let pods = ProgramBench.pods
     @Test(arguments: IPFamily.allCases) func packetsOfTwoPodsOfTheNodeGoPastTheStack(family: IPFamily) throws {
         let pods = try #require(Self.pods[family])
-        try Self.withBench { bench in
+        try ProgramBench.with { bench in
             for transport in [6, 17] as [UInt8] {
                 let packet = TestPacket(source: pods.a, destination: pods.b, transport: transport).bytes
                 let result = try #require(try bench.run(packet))
                 #expect(result.verdict == Self.redirect)
                 #expect(result.packet.count == packet.count)
-                #expect(Array(result.packet[..<12]) == Self.podMAC.bytes + Self.hostMAC.bytes)
+                #expect(Array(result.packet[..<12]) == ProgramBench.podMAC.bytes + ProgramBench.hostMAC.bytes)
                 if family == .v4 {
                     #expect(result.packet[22] == 63)
                     // A checksum over a header with its own checksum is zero.
@@ -112,7 +43,7 @@ import Testing
     @Test(arguments: IPFamily.allCases) func allOthersAreTheStacks(family: IPFamily) throws {
         let pods = try #require(Self.pods[family])
         let icmp: UInt8 = family == .v4 ? 1 : 58
-        try Self.withBench { bench in
+        try ProgramBench.with { bench in
             func expect(
                 _ outcome: PathOutcome, _ packet: TestPacket, _ role: PathRole = .fromPod, on link: Int32? = nil,
                 line: Int = #line
@@ -177,7 +108,7 @@ import Testing
     /// A packet cut short anywhere says more of its length than it has.
     @Test(arguments: IPFamily.allCases) func noTruncatedPacketGoesPastTheStack(family: IPFamily) throws {
         let pods = try #require(Self.pods[family])
-        try Self.withBench { bench in
+        try ProgramBench.with { bench in
             for role in PathRole.allCases {
                 let source = role == .fromPod ? pods.a : pods.remote
                 let whole = TestPacket(source: source, destination: pods.b, transport: 6).bytes
@@ -195,7 +126,7 @@ import Testing
     @Test func randomPacketsAreNotMisread() throws {
         let runs = getenv("KNETD_FUZZ_RUNS").flatMap { Int(String(cString: $0)) } ?? 50_000
         var generator = SeededGenerator(seed: 8)
-        try Self.withBench { bench in
+        try ProgramBench.with { bench in
             var redirected = 0
             for run in 0..<runs {
                 let family: IPFamily = Bool.random(using: &generator) ? .v4 : .v6
@@ -234,7 +165,7 @@ import Testing
         let type = Int(packet[12]) << 8 | Int(packet[13])
         let rest = Array(packet[14...])
         let (family, length): (IPFamily, Int) = type == 0x0800 ? (.v4, 20) : (.v6, 40)
-        guard type == 0x0800 || type == 0x86DD, rest.count >= length + 4, let pods = pods[family] else { return false }
+        guard type == 0x0800 || type == 0x86DD, rest.count >= length + 8, let pods = pods[family] else { return false }
         func short(_ offset: Int) -> Int { Int(rest[offset]) << 8 | Int(rest[offset + 1]) }
         let (source, destination, transport, lifetime, total): (IPAddress?, IPAddress?, UInt8, UInt8, Int) =
             family == .v4
@@ -242,7 +173,8 @@ import Testing
             : (IPAddress(bytes: rest[8..<24]), IPAddress(bytes: rest[24..<40]), rest[6], rest[7], 40 + short(4))
         if family == .v4, rest[0] != 0x45 || short(6) & 0xBFFF != 0 { return false }
         if family == .v6, rest[0] >> 4 != 6 { return false }
-        guard total >= length + 4, total <= rest.count, lifetime > 1 else { return false }
+        let least = [6: 20, 17: 8, 1: 8, 58: 8][transport] ?? .max
+        guard total - length >= least, total <= rest.count, lifetime > 1 else { return false }
         guard destination == pods.b || role == .fromNode && destination == pods.a else { return false }
         guard role == .fromPod ? source == pods.a : isRemote(source) else { return false }
         switch (transport, family) {
@@ -257,6 +189,4 @@ import Testing
         guard let address, let remote = pods[address.family]?.remote else { return false }
         return CIDR(containing: remote, prefixLength: address.family == .v4 ? 24 : 64).contains(address)
     }
-
-    private static func address(_ text: String) -> IPAddress { IPAddress(text) ?? .v4(0) }
 }

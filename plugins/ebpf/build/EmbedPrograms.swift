@@ -7,14 +7,14 @@ import PackagePlugin
         let folder = target.directoryURL.deletingLastPathComponent().appending(path: "bpf")
         let clang = try context.tool(named: "clang").url
         let script = folder.appending(path: "embed.sh")
-        let header = folder.appending(path: "include/knet.h")
+        let headers = ["include/knet.h", "packet.h", "flows.h"].map { folder.appending(path: $0) }
         let sources = ["path", "socket"].map { folder.appending(path: "\($0).bpf.c") }
         let output = context.pluginWorkDirectoryURL.appending(path: "Embedded.swift")
         return [
             .buildCommand(
                 displayName: "Compiling BPF programs", executable: URL(filePath: "/bin/sh"),
                 arguments: [script.path, clang.path, output.path] + sources.map(\.path),
-                inputFiles: [script, header] + sources, outputFiles: [output])
+                inputFiles: [script] + headers + sources, outputFiles: [output])
         ]
     }
 }

@@ -56,11 +56,15 @@ public final class NetworkPolicies: Plugin, PluginService {
     private let listener: DropListener
     private let names: NameExchange
     private let admissions: DomainAdmissions
+    private let answers: PolicyAnswers
     private let index = Mutex(PolicyIndex())
     /// Whether everything was known when it was last looked.
     private let isUsable = Mutex(false)
 
-    public init(_ settings: Settings, kernel: PolicyKernel, names: NameExchange = NameExchange()) {
+    public init(
+        _ settings: Settings, kernel: PolicyKernel, names: NameExchange = NameExchange(),
+        verdicts: VerdictExchange = VerdictExchange()
+    ) {
         options = settings
         table = PolicyTable(
             keepsConnections: settings.existingConnections == "keep", checksSources: settings.checkSources,
@@ -69,6 +73,11 @@ public final class NetworkPolicies: Plugin, PluginService {
         listener = DropListener(group: table.log.group)
         self.names = names
         admissions = DomainAdmissions(kernel.elements)
+        answers = PolicyAnswers(verdicts)
+        answers.judge { [weak self] question in
+            guard let self else { return nil }
+            return index.withLock { answers.answer(question, $0) }
+        }
     }
 
     // MARK: Plugin
@@ -82,6 +91,7 @@ public final class NetworkPolicies: Plugin, PluginService {
             defer { known = isUsable }
             return isUsable && !known
         }
+        answers.follow(affected, in: state, isUsable: isUsable, isNew: isNew)
         return isNew ? affected.union(state.keys) : affected
     }
 

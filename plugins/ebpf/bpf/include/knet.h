@@ -39,16 +39,99 @@ enum knet_outcome {
     KNET_STACK_SOURCE,
     // at the end of its life, or larger than the way takes,
     KNET_STACK_ERROR,
-    // of a connection that the stack tracks, or an error about one,
+    // of a connection that the stack tracks, or an error about one that is not known,
     KNET_STACK_TRACKED,
-    // without a route or a known neighbour.
+    // without a route or a known neighbour,
     KNET_STACK_ROUTE,
+    // of a connection that policies deny, or are asked about.
+    KNET_STACK_POLICY,
     KNET_OUTCOMES,
 };
 
 struct knet_counter {
     __u64 packets;
     __u64 bytes;
+};
+
+// What the daemon wants of the programs.
+struct knet_settings {
+    // Whether connections must be admitted by policies.
+    __u32 policed;
+    // Whether connections are told of.
+    __u32 told;
+};
+
+// A connection. Its lesser end is the first one: so both ways find it.
+struct knet_connection {
+    struct knet_address ends[2];
+    // Of TCP and UDP; of an echo its number, twice.
+    __u16 ports[2];
+    // IANA's number.
+    __u8 transport;
+    __u8 padding[3];
+};
+
+// What is known of a connection that goes past the stack. `ended` has a bit for each end that has said so, and one where it was cut off.
+enum { KNET_ENDED_FIRST = 1, KNET_ENDED_SECOND = 2, KNET_ENDED_BOTH = 3, KNET_RESET = 4 };
+struct knet_flow {
+    // The monotonic clock's nanoseconds, as of some tick.
+    __u64 began;
+    __u64 seen;
+    // What either end sent.
+    __u64 packets[2];
+    __u64 bytes[2];
+    // Of pods of this node: the node's ends of their links, which are never another's; else 0.
+    __u32 links[2];
+    // Which end began it.
+    __u32 beginner;
+    __u32 ended;
+};
+
+// A question to the policies: may the source connect there?
+struct knet_question {
+    struct knet_address source;
+    struct knet_address destination;
+    // Of TCP and UDP; else 0.
+    __u16 port;
+    __u8 transport;
+    __u8 padding;
+};
+
+enum knet_answer {
+    // Not answered yet,
+    KNET_ASKED,
+    // it may,
+    KNET_ADMITTED,
+    // or the host's stack is to say so.
+    KNET_LEFT,
+};
+
+struct knet_verdict {
+    // As those of a flow: of source and destination.
+    __u32 links[2];
+    // `enum knet_answer`.
+    __u32 answer;
+};
+
+enum knet_event_kind {
+    // A question that has no answer,
+    KNET_EVENT_QUESTION,
+    // a connection's beginning,
+    KNET_EVENT_BEGAN,
+    // and its end.
+    KNET_EVENT_ENDED,
+};
+
+// What is told through knet_events. Of two ends the one who began comes first.
+struct knet_event {
+    struct knet_address ends[2];
+    __u16 ports[2];
+    __u8 transport;
+    __u8 padding[3];
+    __u32 kind;
+    __u32 links[2];
+    __u64 packets[2];
+    __u64 bytes[2];
 };
 
 // An address and port where a Service is, in the maps of sockets.
@@ -110,6 +193,12 @@ _Static_assert(sizeof(struct knet_address) == 16, "key of knet_endpoints");
 _Static_assert(sizeof(struct knet_endpoint) == 16, "value of knet_endpoints");
 _Static_assert(sizeof(struct knet_prefix) == 20, "key of knet_nodes");
 _Static_assert(sizeof(struct knet_counter) == 16, "value of knet_counters");
+_Static_assert(sizeof(struct knet_settings) == 8, "value of knet_settings");
+_Static_assert(sizeof(struct knet_connection) == 40, "key of knet_flows");
+_Static_assert(sizeof(struct knet_flow) == 64, "value of knet_flows");
+_Static_assert(sizeof(struct knet_question) == 36, "key of knet_verdicts");
+_Static_assert(sizeof(struct knet_verdict) == 12, "value of knet_verdicts");
+_Static_assert(sizeof(struct knet_event) == 88, "record of knet_events");
 _Static_assert(sizeof(struct knet_frontend) == 20, "key of knet_frontends");
 _Static_assert(sizeof(struct knet_slot) == 24, "key of knet_slots");
 _Static_assert(sizeof(struct knet_backend) == 20, "value of knet_slots");

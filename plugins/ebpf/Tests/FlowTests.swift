@@ -1,0 +1,186 @@
+import CKnetBPF
+import KnetCore
+import TestSupport
+import Testing
+
+@testable import EBPFPlugin
+
+/// Which connections go past the stack where policies are asked.
+@Suite(.serialized, .enabled(if: Root.isAvailable)) struct FlowTests {
+    private static let (syn, ack, fin, rst) = (
+        TestPacket.Flags.syn, TestPacket.Flags.ack, TestPacket.Flags.fin, TestPacket.Flags.rst
+    )
+
+    /// A bench with policies, of which nothing is answered yet, and a packet from pod a to pod b.
+    private static func withPolicies(_ body: (ProgramBench, TestPacket) throws -> Void) throws {
+        for family in IPFamily.allCases {
+            let pods = try #require(ProgramBench.pods[family])
+            try ProgramBench.with { bench in
+                try bench.object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(policed: true, told: true))
+                try body(bench, TestPacket(source: pods.a, destination: pods.b))
+            }
+        }
+    }
+
+    /// Whether it goes past the stack.
+    private static func passes(_ packet: TestPacket, _ bench: ProgramBench) throws -> Bool {
+        let isOfB = ProgramBench.pods.values.contains { $0.b == packet.source }
+        let isRemote = ProgramBench.pods.values.contains { $0.remote == packet.source }
+        let result = try bench.run(
+            packet.bytes, isRemote ? .fromNode : .fromPod, on: isOfB ? bench.links.b : bench.links.a)
+        return result?.verdict == ProgramBench.redirect
+    }
+
+    private static func answer(
+        _ packet: TestPacket, _ answer: knet_answer, _ bench: ProgramBench, from: Int32? = nil
+    ) throws {
+        let hasPorts = [6, 17].contains(packet.transport)
+        let question = VerdictExchange.Question(
+            source: packet.source, destination: packet.destination, transport: packet.transport,
+            port: hasPorts ? UInt16(packet.payload[2]) << 8 | UInt16(packet.payload[3]) : 0)
+        try bench.object.maps[.verdicts]?.set(
+            MapForm.question(question),
+            MapForm.verdict(answer, (UInt32(from ?? bench.links.a), UInt32(bench.links.b))))
+    }
+
+    @Test func whoMayBeginIsAskedAndAnswersGoBack() throws {
+        try Self.withPolicies { bench, packet in
+            let open = packet.with(flags: Self.syn)
+            #expect(try !Self.passes(open, bench))
+            #expect(try !Self.passes(open, bench))
+            #expect(bench.count(.policy) == 2)
+            #expect(bench.object.maps[.verdicts]?.keys.count == 1, "it is asked once")
+            // Neither answers nor what lies between is let through before.
+            let accept = open.answer.with(flags: Self.syn | Self.ack)
+            #expect(try !Self.passes(accept, bench))
+            #expect(try !Self.passes(packet.with(flags: Self.ack), bench))
+            try Self.answer(open, KNET_LEFT, bench)
+            #expect(try !Self.passes(open, bench))
+            try Self.answer(open, KNET_ADMITTED, bench)
+            #expect(try !Self.passes(accept, bench), "nobody has begun yet")
+            #expect(try Self.passes(open, bench))
+            #expect(try Self.passes(accept, bench))
+            for flags in [Self.ack, Self.ack | Self.fin, Self.ack] {
+                #expect(try Self.passes(packet.with(flags: flags), bench))
+                #expect(try Self.passes(open.answer.with(flags: flags), bench))
+            }
+            // Another port of either.
+            var other = open
+            other.payload[3] += 1
+            #expect(try !Self.passes(other, bench))
+            other = open
+            other.payload[1] += 1
+            #expect(try !Self.passes(other.with(flags: Self.ack), bench))
+            #expect(try Self.passes(other, bench), "the same port of the receiver was admitted")
+            // The other way around nothing was.
+            #expect(try !Self.passes(open.answer.with(flags: Self.syn), bench))
+        }
+    }
+
+    @Test func datagramsAreAnsweredToWhereTheyCameFrom() throws {
+        try Self.withPolicies { bench, packet in
+            #expect(try !Self.passes(packet.answer, bench))
+            try Self.answer(packet, KNET_ADMITTED, bench)
+            #expect(try !Self.passes(packet.answer, bench), "nobody has asked yet")
+            #expect(try Self.passes(packet, bench))
+            #expect(try Self.passes(packet.answer, bench))
+            var other = packet.answer
+            other.payload[3] += 1
+            #expect(try !Self.passes(other, bench))
+        }
+    }
+
+    @Test func echoesAreAnswered() throws {
+        try Self.withPolicies { bench, packet in
+            var echo = packet
+            let isIPv4 = packet.source.family == .v4
+            echo.transport = isIPv4 ? 1 : 58
+            echo.payload = [isIPv4 ? 8 : 128, 0, 0, 0, 0, 7, 0, 1]
+            var answer = TestPacket(source: echo.destination, destination: echo.source)
+            answer.transport = echo.transport
+            answer.payload = [isIPv4 ? 0 : 129, 0, 0, 0, 0, 7, 0, 1]
+            #expect(try !Self.passes(echo, bench))
+            #expect(try !Self.passes(answer, bench))
+            try Self.answer(echo, KNET_ADMITTED, bench)
+            #expect(try Self.passes(echo, bench))
+            #expect(try Self.passes(answer, bench))
+            answer.payload[5] = 8
+            #expect(try !Self.passes(answer, bench))
+        }
+    }
+
+    /// Whoever gets the address next inherits neither answers nor connections.
+    @Test func anotherPodWithTheAddressIsAskedAboutAnew() throws {
+        try Self.withPolicies { bench, packet in
+            let open = packet.with(flags: Self.syn)
+            try Self.answer(open, KNET_ADMITTED, bench)
+            #expect(try Self.passes(open, bench))
+            let link = try ProgramBench.makeLink("knet-c")
+            try bench.object.maps[.endpoints]?.set(
+                MapForm.address(packet.destination),
+                MapForm.endpoint(link: link, podMAC: ProgramBench.podMAC, hostMAC: ProgramBench.hostMAC))
+            #expect(try !Self.passes(packet.with(flags: Self.ack), bench))
+            #expect(try !Self.passes(open, bench))
+            #expect(bench.count(.policy) == 1)
+        }
+    }
+
+    @Test func aConnectionThatIsOverIsNoneForTheNext() throws {
+        try Self.withPolicies { bench, packet in
+            let open = packet.with(flags: Self.syn)
+            for ending in [[packet.with(flags: Self.fin | Self.ack), packet.answer.with(flags: Self.fin | Self.ack)],
+                [packet.answer.with(flags: Self.rst)]]
+            {
+                try Self.answer(open, KNET_ADMITTED, bench)
+                #expect(try Self.passes(open, bench))
+                try Self.answer(open, KNET_LEFT, bench)
+                #expect(try Self.passes(open, bench), "connections under way go on")
+                for end in ending { #expect(try Self.passes(end, bench)) }
+                #expect(try Self.passes(packet.with(flags: Self.ack), bench), "what is still under way")
+                #expect(try !Self.passes(open, bench))
+            }
+        }
+    }
+
+    @Test func errorsAreOfTheirConnections() throws {
+        try Self.withPolicies { bench, packet in
+            for first in [packet, packet.with(flags: Self.syn)] {
+                #expect(try !Self.passes(first.error, bench))
+                try Self.answer(first, KNET_ADMITTED, bench)
+                #expect(try !Self.passes(first.error, bench))
+                #expect(try Self.passes(first, bench))
+                #expect(try Self.passes(first.error, bench))
+                #expect(try !Self.passes(first.answer.error.answer, bench), "not of who sent it")
+                var other = first
+                other.payload[1] += 1
+                #expect(try !Self.passes(other.error, bench))
+                for length in 0..<first.error.payload.count {
+                    var short = first.error
+                    short.payload = Array(short.payload.prefix(length))
+                    let isWhole = length >= 8 + (packet.source.family == .v4 ? 20 : 40) + 4
+                    #expect(try Self.passes(short, bench) == isWhole, "\(length) bytes")
+                }
+            }
+        }
+    }
+
+    /// Each end's packets and bytes, and who began.
+    @Test func connectionsAreCounted() throws {
+        try Self.withPolicies { bench, packet in
+            let open = packet.with(flags: Self.syn)
+            try Self.answer(open, KNET_ADMITTED, bench)
+            let answers = [Self.syn | Self.ack, Self.ack, Self.ack]
+            #expect(try Self.passes(open, bench))
+            for flags in answers { #expect(try Self.passes(open.answer.with(flags: flags), bench)) }
+            let map = try #require(bench.object.maps[.flows])
+            let flow = try #require(map.keys.first.flatMap { map.value($0) }).withUnsafeBytes {
+                $0.loadUnaligned(as: knet_flow.self)
+            }
+            let isSecond = flow.beginner == 1
+            let (sent, answered) = isSecond ? (flow.packets.1, flow.packets.0) : (flow.packets.0, flow.packets.1)
+            #expect(sent == 1 && answered == 3)
+            #expect((isSecond ? flow.bytes.0 : flow.bytes.1) == UInt64(3 * open.bytes.count))
+            #expect((isSecond ? flow.links.1 : flow.links.0) == UInt32(bench.links.a))
+        }
+    }
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+// What is read of a packet.
+#ifndef KNET_PACKET_H
+#define KNET_PACKET_H
+
+struct packet {
+    struct knet_address source;
+    struct knet_address destination;
+    __u32 transport_offset;
+    // Bytes behind the network header, as that says.
+    __u32 transport_length;
+    __u8 is_ipv6;
+    __u8 lifetime;
+    __u8 transport;
+    __u8 padding;
+};
+
+static __always_inline void map_address(struct knet_address *address, __be32 ip)
+{
+    __builtin_memset(address->bytes, 0, 10);
+    __builtin_memset(address->bytes + 10, 0xff, 2);
+    __builtin_memcpy(address->bytes + 12, &ip, 4);
+}
+
+// Returns 0, or why the packet is the stack's.
+static __always_inline __u32 parse(struct __sk_buff *skb, struct packet *packet)
+{
+    void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+    struct ethhdr *ethernet = data;
+
+    if (data + ETH_HLEN > end || ethernet->h_dest[0] & 1)
+        return KNET_STACK_OTHER;
+    if (ethernet->h_proto == bpf_htons(ETH_P_IP)) {
+        struct iphdr *ip = data + ETH_HLEN;
+
+        // With options, or a fragment; or shorter than itself: what follows would be taken for its ports.
+        if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl != 5 || ip->frag_off & bpf_htons(0xbfff) ||
+            bpf_ntohs(ip->tot_len) < sizeof(*ip) || ETH_HLEN + bpf_ntohs(ip->tot_len) > skb->len)
+            return KNET_STACK_HEADER;
+        map_address(&packet->source, ip->saddr);
+        map_address(&packet->destination, ip->daddr);
+        packet->transport_offset = ETH_HLEN + sizeof(*ip);
+        packet->transport_length = bpf_ntohs(ip->tot_len) - sizeof(*ip);
+        packet->is_ipv6 = 0;
+        packet->lifetime = ip->ttl;
+        packet->transport = ip->protocol;
+        return 0;
+    }
+    if (ethernet->h_proto == bpf_htons(ETH_P_IPV6)) {
+        struct ipv6hdr *ip = data + ETH_HLEN;
+
+        if ((void *)(ip + 1) > end || ip->version != 6 ||
+            ETH_HLEN + sizeof(*ip) + bpf_ntohs(ip->payload_len) > skb->len)
+            return KNET_STACK_HEADER;
+        __builtin_memcpy(&packet->source, &ip->saddr, 16);
+        __builtin_memcpy(&packet->destination, &ip->daddr, 16);
+        packet->transport_offset = ETH_HLEN + sizeof(*ip);
+        packet->transport_length = bpf_ntohs(ip->payload_len);
+        packet->is_ipv6 = 1;
+        packet->lifetime = ip->hop_limit;
+        packet->transport = ip->nexthdr;
+        return 0;
+    }
+    return KNET_STACK_OTHER;
+}
+
+// What of a packet's transport says which connection it belongs to, and what becomes of that.
+struct segment {
+    // The sender's, and the receiver's.
+    __u16 ports[2];
+    __u8 flags;
+    // Of an error: ports are those of the packet it is about.
+    __u8 is_error;
+    // Whether it can only be an answer.
+    __u8 is_answer;
+};
+
+enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
+
+// An error is about a packet that its receiver sent to its sender: this is who of a connection's ends may speak of it here.
+static __always_inline __u32 read_error(struct __sk_buff *skb, const struct packet *packet, __u8 *transport,
+                                        struct segment *segment)
+{
+    __u32 inner = packet->transport_offset + 8;
+    __u16 ports[2];
+
+    if (packet->is_ipv6) {
+        struct {
+            struct ipv6hdr ip;
+            __u16 ports[2];
+        } about;
+
+        if (packet->transport_length < 8 + sizeof(about) || bpf_skb_load_bytes(skb, inner, &about, sizeof(about)) < 0 ||
+            __builtin_memcmp(&about.ip.saddr, &packet->destination, 16) ||
+            __builtin_memcmp(&about.ip.daddr, &packet->source, 16))
+            return KNET_STACK_TRACKED;
+        *transport = about.ip.nexthdr;
+        __builtin_memcpy(ports, about.ports, sizeof(ports));
+    } else {
+        struct {
+            struct iphdr ip;
+            __u16 ports[2];
+        } about;
+
+        if (packet->transport_length < 8 + sizeof(about) || bpf_skb_load_bytes(skb, inner, &about, sizeof(about)) < 0 ||
+            about.ip.ihl != 5 || about.ip.frag_off & bpf_htons(0x1fff) ||
+            __builtin_memcmp(&about.ip.saddr, packet->destination.bytes + 12, 4) ||
+            __builtin_memcmp(&about.ip.daddr, packet->source.bytes + 12, 4))
+            return KNET_STACK_TRACKED;
+        *transport = about.ip.protocol;
+        __builtin_memcpy(ports, about.ports, sizeof(ports));
+    }
+    if (*transport != IPPROTO_TCP && *transport != IPPROTO_UDP)
+        return KNET_STACK_TRACKED;
+    segment->ports[0] = ports[1];
+    segment->ports[1] = ports[0];
+    segment->is_error = 1;
+    return 0;
+}
+
+// Returns 0, or why the packet is the stack's. `transport` becomes that of the connection.
+static __always_inline __u32 read_segment(struct __sk_buff *skb, const struct packet *packet, __u8 *transport,
+                                          struct segment *segment)
+{
+    __u8 header[14];
+
+    *transport = packet->transport;
+    switch (packet->transport) {
+    case IPPROTO_TCP:
+        if (packet->transport_length < 20 || bpf_skb_load_bytes(skb, packet->transport_offset, header, 14) < 0)
+            return KNET_STACK_HEADER;
+        segment->flags = header[13];
+        segment->is_answer = (header[13] & (TCP_SYN | TCP_ACK)) != TCP_SYN;
+        break;
+    case IPPROTO_UDP:
+        if (packet->transport_length < 8 || bpf_skb_load_bytes(skb, packet->transport_offset, header, 4) < 0)
+            return KNET_STACK_HEADER;
+        break;
+    case IPPROTO_ICMP:
+    case IPPROTO_ICMPV6:
+        if ((packet->transport == IPPROTO_ICMPV6) != packet->is_ipv6 || packet->transport_length < 8 ||
+            bpf_skb_load_bytes(skb, packet->transport_offset, header, 8) < 0)
+            return KNET_STACK_HEADER;
+        // Echoes are asked for by pods alone; of the others errors (RFC 792; RFC 4443, 3) are about a connection.
+        if (header[0] != (packet->is_ipv6 ? 128 : 8) && header[0] != (packet->is_ipv6 ? 129 : 0)) {
+            if (packet->is_ipv6 ? header[0] < 1 || header[0] > 4 : header[0] != 3 && header[0] != 11 && header[0] != 12)
+                return KNET_STACK_TRACKED;
+            return read_error(skb, packet, transport, segment);
+        }
+        segment->is_answer = header[0] == (packet->is_ipv6 ? 129 : 0);
+        __builtin_memcpy(header, header + 4, 2);
+        __builtin_memcpy(header + 2, header + 4, 2);
+        break;
+    default:
+        return KNET_STACK_HEADER;
+    }
+    __builtin_memcpy(segment->ports, header, sizeof(segment->ports));
+    return 0;
+}
+
+#endif
