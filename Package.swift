@@ -10,6 +10,7 @@ let plugins: [(trait: String, folder: String, summary: String)] = [
     ("ServiceProxy", "service-proxy", "Kubernetes Services by nftables"),
     ("DNS", "dns", "the cluster's names, and a cache for all others"),
     ("NetworkPolicy", "network-policy", "who may talk to whom"),
+    ("Flows", "flows", "who talks to whom, and why not"),
 ]
 
 /// What plugins use beside the common libraries.

@@ -9,6 +9,9 @@ import Logging
 #if EBPF
     import EBPFPlugin
 #endif
+#if Flows
+    import FlowsPlugin
+#endif
 #if NetworkPolicy
     import NetworkPolicyPlugin
 #endif
@@ -58,7 +61,8 @@ enum Plugins {
                         dataplane, network: $1.configuration.network, kernel: PathKernel(settings, pool: $1.pool),
                         obstacle: policies?["existingConnections"] == "cut"
                             ? "packets go through the host's stack, where networkPolicy looks at each (existingConnections: cut)"
-                            : nil, policies: policies == nil ? nil : $1.verdicts, sockets: sockets)
+                            : nil, policies: policies == nil ? nil : $1.verdicts, flows: $1.flows,
+                        sockets: sockets)
                     return [.dataplane(dataplane), .plugin(path, events: [.link], service: path)]
                         + (sockets.map { [.plugin($0, events: [], service: $0)] } ?? [])
                 })
@@ -70,7 +74,7 @@ enum Plugins {
                     remove: { try ServiceKernel.remove($0.nftables) }
                 ) {
                     let kernel = try ServiceKernel(nftables: $1.nftables, pool: $1.pool)
-                    let proxy = ServiceProxy(try $0.decode(), kernel: kernel)
+                    let proxy = ServiceProxy(try $0.decode(), kernel: kernel, flows: $1.flows)
                     return [.plugin(proxy, events: [.nftables(table: ServiceKernel.table)], service: proxy)]
                 })
         #endif
@@ -93,8 +97,19 @@ enum Plugins {
                     remove: { try PolicyKernel.remove($0.nftables) }
                 ) {
                     let kernel = try PolicyKernel(nftables: $1.nftables, pool: $1.pool)
-                    let policies = NetworkPolicies(try $0.decode(), kernel: kernel, names: $1.names, verdicts: $1.verdicts)
+                    let policies = NetworkPolicies(
+                        try $0.decode(), kernel: kernel, names: $1.names, verdicts: $1.verdicts,
+                        flows: $1.flows)
                     return [.plugin(policies, events: [.nftables(table: PolicyKernel.table)], service: policies)]
+                })
+        #endif
+        #if Flows
+            all.append(
+                PluginEntry(Flows.settings, needs: { _ in Flows.needs }) {
+                    let held = HeldFlows(try $0.decode())
+                    $1.flows.listen { held.note($0) }
+                    let flows = Flows(held)
+                    return [.plugin(flows, events: [], service: flows)]
                 })
         #endif
         return all
@@ -119,6 +134,7 @@ struct PluginEntry: Sendable {
         let logger: Logger
         let names: NameExchange
         let verdicts: VerdictExchange
+        let flows: FlowExchange
         let configuration: Configuration
     }
 

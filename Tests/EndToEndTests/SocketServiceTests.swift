@@ -185,7 +185,7 @@ import Testing
             #expect(Mount.all().contains { $0.path == folder })
             try configure("node1", ["ebpf": ["socketServices": false], "serviceProxy": [:]], stage.playground)
             try eventually(within: 4) { !Mount.all().contains { $0.path == folder } }
-            #expect(try Self.told(stage) == .null)
+            try eventually(within: 4) { try Self.told(stage) == .null }
             try stage.waitFor(1) { $0.server != nil }
             try configure("node1", ["ebpf": [:], "serviceProxy": [:]], stage.playground)
             try eventually(within: 4) { try Self.told(stage)["mode"] == "at the socket" }

@@ -72,6 +72,12 @@ public struct Attachment: Hashable, Sendable {
 
     private static func suffix(_ id: AttachmentID) -> String { digits(StableHash.of(id.description), count: 11) }
 
+    /// The Pod that it is of, where the runtime told.
+    public var pod: ObjectKey? {
+        guard let podNamespace, let podName else { return nil }
+        return ObjectKey(.pod, namespace: podNamespace, name: podName)
+    }
+
     /// For people: `namespace/name`, or the container's id.
     public var title: String {
         if let podNamespace, let podName { "\(podNamespace)/\(podName)" } else { id.containerID }

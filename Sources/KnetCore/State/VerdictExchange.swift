@@ -10,18 +10,37 @@ public final class VerdictExchange: Sendable {
         public let transport: UInt8
         /// 0 for transports without ports.
         public let port: UInt16
+        /// Which ends are pods of this node, as the dataplane has it.
+        public let isLocal: (source: Bool, destination: Bool)
 
-        public init(source: IPAddress, destination: IPAddress, transport: UInt8, port: UInt16) {
+        public init(
+            source: IPAddress, destination: IPAddress, transport: UInt8, port: UInt16,
+            isLocal: (source: Bool, destination: Bool)
+        ) {
             self.source = source
             self.destination = destination
             self.transport = transport
             self.port = port
+            self.isLocal = isLocal
+        }
+
+        public static func == (one: Question, other: Question) -> Bool {
+            one.source == other.source && one.destination == other.destination && one.transport == other.transport
+                && one.port == other.port && one.isLocal == other.isLocal
+        }
+
+        public func hash(into hasher: inout Hasher) {
+            hasher.combine(source)
+            hasher.combine(destination)
+            hasher.combine(transport)
+            hasher.combine(port)
         }
     }
 
-    /// - Returns: `nil` where it cannot be said yet. What policies say of ends on other nodes is those nodes' business.
+    /// - Returns: `nil` where it cannot be said before something about an end changes. What policies say of ends on other nodes is
+    ///   those nodes' business.
     public typealias Judge = @Sendable (Question) -> Bool?
-    /// Forgets the answers about these addresses; `nil`: all.
+    /// Forgets the answers about these addresses; `nil`: all that are given otherwise now.
     public typealias Memory = @Sendable (Set<IPAddress>?) -> Void
 
     private let judge = Mutex<Judge?>(nil)

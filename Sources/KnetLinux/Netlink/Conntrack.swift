@@ -93,6 +93,32 @@ public final class Conntrack {
     }
 }
 
+/// One way of a connection.
+struct ConnectionTuple {
+    let transport: UInt8
+    let source: IPAddress
+    let destination: IPAddress
+    /// Of transports with ports.
+    let sourcePort: UInt16?
+    let destinationPort: UInt16?
+
+    init?(_ tuple: NetlinkAttributes.Element, _ family: IPFamily) {
+        let (source, destination) =
+            family == .v4 ? (CTA_IP_V4_SRC, CTA_IP_V4_DST) : (CTA_IP_V6_SRC, CTA_IP_V6_DST)
+        let addresses = tuple.nested[CTA_TUPLE_IP.rawValue]?.nested
+        let transport = tuple.nested[CTA_TUPLE_PROTO.rawValue]?.nested
+        guard let number = transport?[CTA_PROTO_NUM.rawValue]?.integer(UInt8.self),
+            let source = addresses?[source.rawValue]?.address,
+            let destination = addresses?[destination.rawValue]?.address
+        else { return nil }
+        self.transport = number
+        self.source = source
+        self.destination = destination
+        sourcePort = transport?[CTA_PROTO_SRC_PORT.rawValue]?.integer(UInt16.self).map(UInt16.init(bigEndian:))
+        destinationPort = transport?[CTA_PROTO_DST_PORT.rawValue]?.integer(UInt16.self).map(UInt16.init(bigEndian:))
+    }
+}
+
 /// An entry of the table.
 private struct Connection {
     let family: IPFamily
@@ -109,25 +135,17 @@ private struct Connection {
 
     init?(_ reply: NetlinkReply, _ family: IPFamily) {
         let attributes = reply.attributes(after: nfgenmsg.self)
-        guard let original = attributes[CTA_TUPLE_ORIG.rawValue], let back = attributes[CTA_TUPLE_REPLY.rawValue],
-            let transport = original.nested[CTA_TUPLE_PROTO.rawValue]?.nested[CTA_PROTO_NUM.rawValue],
-            let number = transport.integer(UInt8.self),
-            let source = original.nested[CTA_TUPLE_IP.rawValue]?.nested[
-                (family == .v4 ? CTA_IP_V4_SRC : CTA_IP_V6_SRC).rawValue]?.address,
-            let destination = original.nested[CTA_TUPLE_IP.rawValue]?.nested[
-                (family == .v4 ? CTA_IP_V4_DST : CTA_IP_V6_DST).rawValue]?.address,
-            let answerer = back.nested[CTA_TUPLE_IP.rawValue]?.nested[
-                (family == .v4 ? CTA_IP_V4_SRC : CTA_IP_V6_SRC).rawValue]?.address
+        guard let original = attributes[CTA_TUPLE_ORIG.rawValue], let asked = ConnectionTuple(original, family),
+            let answer = attributes[CTA_TUPLE_REPLY.rawValue].flatMap({ ConnectionTuple($0, family) })
         else { return nil }
         self.family = family
-        self.transport = number
-        self.source = source
-        self.destination = destination
-        self.answerer = answerer
+        transport = asked.transport
+        source = asked.source
+        destination = asked.destination
+        destinationPort = asked.destinationPort
+        answerer = answer.source
         let status = attributes[CTA_STATUS.rawValue]?.integer(UInt32.self).map(UInt32.init(bigEndian:)) ?? 0
         isAnswered = status & IPS_SEEN_REPLY.rawValue != 0
-        destinationPort = original.nested[CTA_TUPLE_PROTO.rawValue]?.nested[CTA_PROTO_DST_PORT.rawValue]?
-            .integer(UInt16.self).map(UInt16.init(bigEndian:))
         self.original = Array(original.bytes)
         id = attributes[CTA_ID.rawValue].map { Array($0.bytes) }
         zone = attributes[CTA_ZONE.rawValue].map { Array($0.bytes) }

@@ -94,7 +94,7 @@ public enum NetlinkMonitor {
         }
     }
 
-    private static func open(_ bus: Int32, groups: [Int32], _ receiveBuffer: Int32?) throws -> SharedDescriptor {
+    static func open(_ bus: Int32, groups: [Int32], _ receiveBuffer: Int32?) throws -> SharedDescriptor {
         let descriptor = Descriptor(
             owning: try syscall("netlink socket") {
                 socket(AF_NETLINK, Int32(SOCK_RAW.rawValue) | Int32(SOCK_CLOEXEC.rawValue), bus)

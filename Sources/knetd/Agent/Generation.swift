@@ -64,7 +64,8 @@ final class Generation: Sendable {
         var servers: [String: PluginServers] = [:]
         var needs = Self.askedFor
         let surroundings = PluginEntry.Surroundings(
-            nftables: nftables, pool: pool, kept: kept, logger: logger, names: NameExchange(), verdicts: VerdictExchange(),
+            nftables: nftables, pool: pool, kept: kept, logger: logger, names: NameExchange(),
+            verdicts: VerdictExchange(), flows: FlowExchange(isHeard: configuration.plugins["flows"] != nil),
             configuration: configuration)
         for plugin in Plugins.all {
             guard let settings = configuration.plugins[plugin.settings.name] else {

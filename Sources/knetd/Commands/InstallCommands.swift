@@ -165,7 +165,8 @@ struct CleanupCommand: ParsableCommand {
         let kernel = NetworkKernel(pool: pool, nftables: nftables)
         let surroundings = PluginEntry.Surroundings(
             nftables: nftables, pool: pool, kept: KeptDescriptors(), logger: Logger(label: "knetd"),
-            names: NameExchange(), verdicts: VerdictExchange(), configuration: configuration)
+            names: NameExchange(), verdicts: VerdictExchange(),
+            flows: FlowExchange(isHeard: configuration.plugins["flows"] != nil), configuration: configuration)
         for plugin in Plugins.all { try plugin.remove?(surroundings) }
         let failures = kernel.apply(KernelChanges(remove: try kernel.read().filter(\.isRemovable))).failures
         let pods = try pool.with { socket in

@@ -17,7 +17,7 @@ struct KnetdCommand: AsyncParsableCommand {
         subcommands: [
             RunCommand.self, StatusCommand.self, ConfigCommand.self, InstallCommand.self, UninstallCommand.self,
             CleanupCommand.self, ServicesCommand.self, DNSCommand.self, PolicyCommand.self,
-            BPFCommand.self,
+            BPFCommand.self, ObserveCommand.self,
             PlaygroundCommand.self,
         ])
 }

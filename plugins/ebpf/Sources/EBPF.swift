@@ -22,7 +22,8 @@ public struct EBPF: Dataplane {
 
         public init(
             transport: Transport = .vxlan, endpoints: Int = 2048, nodes: Int = 8192, flows: Int = 32_768,
-            verdicts: Int = 16_384, socketServices: Bool = true, frontends: Int = 32_768, slots: Int = 131_072, peers: Int = 16_384
+            verdicts: Int = 16_384, socketServices: Bool = true, frontends: Int = 32_768, slots: Int = 131_072,
+            peers: Int = 16_384
         ) {
             self.transport = transport
             self.endpoints = endpoints
@@ -55,7 +56,8 @@ public struct EBPF: Dataplane {
                 "Connections past the host's stack that are remembered; the oldest are forgotten."),
             Field(
                 "verdicts", .integer(1024...16_777_216), default: .integer(defaults.verdicts),
-                "Answers of the policies that are remembered, of two pods and a port each; the oldest are asked for again."),
+                "Answers of the policies that are remembered, of two pods and a port each; the oldest are asked for again."
+            ),
             Field(
                 "socketServices", .boolean, default: true,
                 "Whether clients on this node are connected to a Service's endpoint at the socket, so that no packet is translated; needs `serviceProxy`."

@@ -19,6 +19,7 @@ public final class FastPath: Plugin, PluginService {
     /// `nil` without policies.
     private let verdicts: Verdicts?
     private let isPoliced: Bool
+    private let isTold: Bool
     private let events: FlowEvents?
     private let arrivals = Mutex(Arrivals())
 
@@ -27,7 +28,7 @@ public final class FastPath: Plugin, PluginService {
     ///   - policies: who knows which connections policies admit; `nil` without policies.
     public init(
         _ dataplane: EBPF, network: Configuration.Network, kernel: PathKernel, obstacle: String?,
-        policies: VerdictExchange?, sockets: SocketServices? = nil
+        policies: VerdictExchange?, flows: FlowExchange, sockets: SocketServices? = nil
     ) {
         self.dataplane = dataplane
         self.network = network
@@ -35,14 +36,23 @@ public final class FastPath: Plugin, PluginService {
         self.obstacle = obstacle
         self.sockets = sockets
         isPoliced = policies != nil
-        let verdicts = obstacle == nil ? policies.flatMap { policies in
-            kernel.object?.maps[.verdicts].map { Verdicts($0, policies) }
-        } : nil
+        isTold = flows.isHeard
+        let verdicts =
+            obstacle == nil
+            ? policies.flatMap { policies in
+                kernel.object?.maps[.verdicts].map { Verdicts($0, policies) }
+            } : nil
         self.verdicts = verdicts
-        events = kernel.object?.maps[.events].map {
-            FlowEvents($0) { event in
-                if let question = event.question { verdicts?.answer(question, event.links) }
+        if let maps = kernel.object?.maps, let ring = maps[.events] {
+            events = FlowEvents(ring, sweeping: flows.isHeard ? maps[.flows] : nil) { event in
+                if let question = event.question {
+                    verdicts?.answer(question, event.links)
+                } else if let told = event.told {
+                    flows.tell(told)
+                }
             }
+        } else {
+            events = nil
         }
     }
 
@@ -59,7 +69,7 @@ public final class FastPath: Plugin, PluginService {
         guard obstacle == nil, kernel.refusal == nil, let local = state.local else { return [] }
         switch key.kind {
         case .local:
-            return (isPoliced ? [.settings(policed: true, told: false)] : [])
+            return (isPoliced || isTold ? [.settings(policed: isPoliced, told: isTold)] : [])
                 + arrivals.withLock { $0.links }.sorted().map { .program(.fromNode, link: $0, isCurrent: true) }
         case .node:
             guard let node = state.nodes[key], node.metadata.name != local.name else { return [] }

@@ -50,6 +50,24 @@ enum MapForm {
             + withUnsafeBytes(of: question.port.bigEndian) { Array($0) } + [question.transport, 0]
     }
 
+    /// - Parameters:
+    ///   - key: of a verdict.
+    ///   - value: that verdict.
+    static func question(_ key: [UInt8], _ value: [UInt8]) -> VerdictExchange.Question? {
+        guard key.count == MemoryLayout<knet_question>.size, value.count == MemoryLayout<knet_verdict>.size,
+            let source = address(key[..<16]), let destination = address(key[16..<32])
+        else { return nil }
+        let links = value.withUnsafeBytes { $0.loadUnaligned(as: knet_verdict.self).links }
+        return VerdictExchange.Question(
+            source: source, destination: destination, transport: key[34], port: UInt16(key[32]) << 8 | UInt16(key[33]),
+            isLocal: (links.0 != 0, links.1 != 0))
+    }
+
+    /// Of a verdict.
+    static func answer(_ bytes: [UInt8]) -> UInt32 {
+        bytes.withUnsafeBytes { $0.loadUnaligned(as: knet_verdict.self).answer }
+    }
+
     static func verdict(_ answer: knet_answer, _ links: (UInt32, UInt32)) -> [UInt8] {
         number(links.0) + number(links.1) + number(answer.rawValue)
     }

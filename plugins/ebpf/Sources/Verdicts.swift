@@ -8,9 +8,26 @@ final class Verdicts: Sendable {
     private typealias Question = VerdictExchange.Question
 
     private struct Contents {
-        /// Those that were answered, by either address. The kernel forgets some of them unseen.
-        var questions: [IPAddress: Set<Question>] = [:]
-        var count = 0
+        /// Those that were answered, by either address. The kernel forgets the oldest unseen.
+        private var questions: [IPAddress: Set<Question>] = [:]
+        private(set) var count = 0
+
+        mutating func note(_ question: Question) {
+            if questions[question.source, default: []].insert(question).inserted { count += 1 }
+            questions[question.destination, default: []].insert(question)
+        }
+
+        mutating func forget(_ addresses: Set<IPAddress>) -> Set<Question> {
+            let all = addresses.reduce(into: Set<Question>()) { $0.formUnion(questions[$1] ?? []) }
+            for question in all {
+                for address in [question.source, question.destination] {
+                    questions[address]?.remove(question)
+                    if questions[address]?.isEmpty == true { questions[address] = nil }
+                }
+            }
+            count -= all.count
+            return all
+        }
     }
 
     private let map: BPFMap
@@ -27,38 +44,36 @@ final class Verdicts: Sendable {
     /// - Parameter links: of both ends, as the question had them.
     func answer(_ question: VerdictExchange.Question, _ links: (UInt32, UInt32)) {
         contents.withLock { contents in
-            let key = MapForm.question(question)
-            guard let isAdmitted = exchange.ask(question) else {
-                // It may be asked again.
-                try? map.remove(key)
-                return
+            contents.note(question)
+            // Where it cannot be said, it stays asked until it is forgotten.
+            if let isAdmitted = exchange.ask(question) {
+                let verdict = MapForm.verdict(isAdmitted ? KNET_ADMITTED : KNET_LEFT, links)
+                try? map.set(MapForm.question(question), verdict)
             }
-            if contents.count > map.info.capacity * 2 { forgetAll(&contents) }
-            contents.questions[question.source, default: []].insert(question)
-            contents.questions[question.destination, default: []].insert(question)
-            contents.count += 1
-            try? map.set(key, MapForm.verdict(isAdmitted ? KNET_ADMITTED : KNET_LEFT, links))
+            if contents.count > map.info.capacity * 2 { review(&contents) }
         }
     }
 
     private func forget(_ addresses: Set<IPAddress>?) {
         contents.withLock { contents in
-            guard let addresses else { return forgetAll(&contents) }
-            for address in addresses {
-                for question in contents.questions.removeValue(forKey: address) ?? [] {
-                    let other = question.source == address ? question.destination : question.source
-                    contents.questions[other]?.remove(question)
-                    if contents.questions[other]?.isEmpty == true { contents.questions[other] = nil }
-                    contents.count -= 1
-                    try? map.remove(MapForm.question(question))
-                }
-            }
+            guard let addresses else { return review(&contents) }
+            for question in contents.forget(addresses) { try? map.remove(MapForm.question(question)) }
         }
     }
 
-    /// Also what another process was told.
-    private func forgetAll(_ contents: inout Contents) {
+    /// Asks again about all that the kernel holds, also what another process was told, and has it forget what is not so any more.
+    private func review(_ contents: inout Contents) {
         contents = Contents()
-        for key in map.keys { try? map.remove(key) }
+        var held: [(key: [UInt8], value: [UInt8])] = []
+        try? map.visit { held.append((Array($0), Array($1))) }
+        for (key, value) in held {
+            let question = MapForm.question(key, value)
+            let isAdmitted = question.flatMap(exchange.ask)
+            if let question, isAdmitted.map({ $0 ? KNET_ADMITTED : KNET_LEFT })?.rawValue == MapForm.answer(value) {
+                contents.note(question)
+            } else {
+                try? map.remove(key)
+            }
+        }
     }
 }

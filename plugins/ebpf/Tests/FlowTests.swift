@@ -37,7 +37,8 @@ import Testing
         let hasPorts = [6, 17].contains(packet.transport)
         let question = VerdictExchange.Question(
             source: packet.source, destination: packet.destination, transport: packet.transport,
-            port: hasPorts ? UInt16(packet.payload[2]) << 8 | UInt16(packet.payload[3]) : 0)
+            port: hasPorts ? UInt16(packet.payload[2]) << 8 | UInt16(packet.payload[3]) : 0,
+            isLocal: (true, true))
         try bench.object.maps[.verdicts]?.set(
             MapForm.question(question),
             MapForm.verdict(answer, (UInt32(from ?? bench.links.a), UInt32(bench.links.b))))
@@ -128,9 +129,10 @@ import Testing
     @Test func aConnectionThatIsOverIsNoneForTheNext() throws {
         try Self.withPolicies { bench, packet in
             let open = packet.with(flags: Self.syn)
-            for ending in [[packet.with(flags: Self.fin | Self.ack), packet.answer.with(flags: Self.fin | Self.ack)],
-                [packet.answer.with(flags: Self.rst)]]
-            {
+            for ending in [
+                [packet.with(flags: Self.fin | Self.ack), packet.answer.with(flags: Self.fin | Self.ack)],
+                [packet.answer.with(flags: Self.rst)],
+            ] {
                 try Self.answer(open, KNET_ADMITTED, bench)
                 #expect(try Self.passes(open, bench))
                 try Self.answer(open, KNET_LEFT, bench)

@@ -56,9 +56,6 @@ enum { CT_CONFIRMED = 1 << 3, CT_STAYS = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 <
 enum { CT_REMEMBERED_MILLISECONDS = 30000 };
 
 #define SECOND 1000000000ULL
-// As long as the stack's conntrack does.
-#define UDP_LIFETIME (180 * SECOND)
-#define ECHO_LIFETIME (30 * SECOND)
 
 // What a packet means to its connection.
 struct passage {
@@ -135,7 +132,7 @@ static __always_inline int goes_on(const struct knet_flow *flow, const struct pa
         return !is_over(flow) && (segment->is_answer || flow->beginner == sender);
     }
     return bpf_ktime_get_coarse_ns() - flow->seen <
-           (passage->key.transport == IPPROTO_UDP ? UDP_LIFETIME : ECHO_LIFETIME);
+           (passage->key.transport == IPPROTO_UDP ? KNET_UDP_LIFETIME : KNET_ECHO_LIFETIME);
 }
 
 static __always_inline void note(struct __sk_buff *skb, struct knet_flow *flow, const struct passage *passage,
@@ -195,7 +192,9 @@ static __always_inline __u32 find_verdict(const struct passage *passage, __u32 b
     return KNET_STACK_POLICY;
 }
 
-static __always_inline __u32 begin(struct __sk_buff *skb, const struct passage *passage, __u32 beginner, __u32 told)
+// `kind` is what is told of it.
+static __always_inline __u32 begin(struct __sk_buff *skb, const struct passage *passage, __u32 beginner, __u32 kind,
+                                   __u32 told)
 {
     __u32 second = passage->sender;
     struct knet_flow flow = { .began = bpf_ktime_get_coarse_ns(),
@@ -206,7 +205,7 @@ static __always_inline __u32 begin(struct __sk_buff *skb, const struct passage *
 
     flow.seen = flow.began;
     if (bpf_map_update_elem(&knet_flows, &passage->key, &flow, BPF_ANY) == 0 && told)
-        tell(KNET_EVENT_BEGAN, &passage->key, &flow);
+        tell(kind, &passage->key, &flow);
     return 0;
 }
 
@@ -276,7 +275,7 @@ static __always_inline __u32 admit(struct __sk_buff *skb, const struct packet *p
                 reason = find_verdict(&passage, beginner);
                 if (!reason) {
                     bpf_ct_change_timeout(tracked, CT_REMEMBERED_MILLISECONDS);
-                    begin(skb, &passage, beginner, wanted->told);
+                    begin(skb, &passage, beginner, KNET_EVENT_MOVED, wanted->told);
                     bpf_ct_release(tracked);
                     return 0;
                 }
@@ -301,7 +300,7 @@ static __always_inline __u32 admit(struct __sk_buff *skb, const struct packet *p
     // A connection's last packets are no beginning.
     if (passage.segment.flags & (TCP_FIN | TCP_RST))
         return 0;
-    return begin(skb, &passage, beginner, wanted->told);
+    return begin(skb, &passage, beginner, KNET_EVENT_BEGAN, wanted->told);
 }
 
 #endif

@@ -1,5 +1,6 @@
 import HashTreeCollections
 public import KnetCore
+import KnetLinux
 import Synchronization
 
 /// NetworkPolicies and ClusterNetworkPolicies, by one nftables table: what a packet is asked depends on the policies that hold for its
@@ -53,7 +54,12 @@ public final class NetworkPolicies: Plugin, PluginService {
     private let options: Settings
     private let table: PolicyTable
     private let kernel: PolicyKernel
-    private let listener: DropListener
+    private let drops = Drops()
+    /// While it runs.
+    private let listener = Mutex<PacketListener?>(nil)
+    private let flows: FlowExchange
+    /// As they were when a drop was last told to others.
+    private let origins = Mutex<Origins?>(nil)
     private let names: NameExchange
     private let admissions: DomainAdmissions
     private let answers: PolicyAnswers
@@ -63,15 +69,15 @@ public final class NetworkPolicies: Plugin, PluginService {
 
     public init(
         _ settings: Settings, kernel: PolicyKernel, names: NameExchange = NameExchange(),
-        verdicts: VerdictExchange = VerdictExchange()
+        verdicts: VerdictExchange = VerdictExchange(), flows: FlowExchange = FlowExchange()
     ) {
         options = settings
         table = PolicyTable(
             keepsConnections: settings.existingConnections == "keep", checksSources: settings.checkSources,
             log: .init(group: UInt16(clamping: settings.logGroup), perSecond: settings.loggedDropsPerSecond))
         self.kernel = kernel
-        listener = DropListener(group: table.log.group)
         self.names = names
+        self.flows = flows
         admissions = DomainAdmissions(kernel.elements)
         answers = PolicyAnswers(verdicts)
         answers.judge { [weak self] question in
@@ -86,6 +92,7 @@ public final class NetworkPolicies: Plugin, PluginService {
         let (affected, domains) = index.withLock { ($0.follow(keys, in: state), $0.active.domains) }
         admissions.use(domains)
         names.listen(to: Set(domains.keys)) { [admissions] in admissions.admit($0, $1, lifetime: $2) }
+        if !affected.isEmpty { origins.withLock { $0 = nil } }
         let isUsable = state.local != nil && state.isUsable(needs.kinds)
         let isNew = self.isUsable.withLock { known in
             defer { known = isUsable }
@@ -214,10 +221,31 @@ public final class NetworkPolicies: Plugin, PluginService {
     // MARK: Service
 
     public func run() async {
-        if options.loggedDropsPerSecond > 0 { await listener.run() }
+        guard options.loggedDropsPerSecond > 0 else { return }
+        let listener = PacketListener(group: table.log.group, setting: "plugins.networkPolicy.logGroup") {
+            [weak self] in
+            if let self, let drop = drops.note($0) { tell(drop) }
+        }
+        self.listener.withLock { $0 = listener }
+        await listener.run()
     }
 
-    public var faults: [String] { listener.fault.map { [$0] } ?? [] }
+    /// Tells others of it.
+    private func tell(_ drop: Drop) {
+        guard flows.isHeard else { return }
+        let packet = drop.packet
+        var event = FlowEvent(
+            .denied, transport: packet.transport, from: .init(packet.source, port: packet.sourcePort),
+            to: .init(packet.destination, port: packet.port))
+        event.reason = origins.withLock { origins in
+            let now = origins ?? index.withLock { Origins($0) }
+            origins = now
+            return now.reason(drop.counter)
+        }
+        flows.tell(event)
+    }
+
+    public var faults: [String] { listener.withLock { $0 }?.fault.map { [$0] } ?? [] }
 
     /// - Parameter words: none; `explain` with both ends, of several connections one after the other; `drops` with the number of the last
     ///   that is known.
@@ -228,7 +256,7 @@ public final class NetworkPolicies: Plugin, PluginService {
             let explainer = try explainer(in: state)
             return .array(
                 try stride(from: 1, to: words.count - 1, by: 2).map { try explainer.explain(words[$0], words[$0 + 1]) })
-        case "drops": return description.drops(listener, after: words.dropFirst().first.flatMap { Int($0) } ?? 0)
+        case "drops": return description.drops(drops, after: words.dropFirst().first.flatMap { Int($0) } ?? 0)
         default: return description.summary()
         }
     }
@@ -238,13 +266,6 @@ public final class NetworkPolicies: Plugin, PluginService {
     }
 
     public func measure(_ page: inout MetricsText, in state: ClusterState) {
-        PolicyMetrics.measure(&page, index.withLock { $0 }, kernel.counters(), drops: listener.count)
-    }
-}
-
-extension Pod {
-    /// Whether it has addresses of its own. One that has ended has none any more, though its object still says so.
-    var isInPodNetwork: Bool {
-        spec?.hostNetwork != true && !["Succeeded", "Failed"].contains(status?.phase ?? "")
+        PolicyMetrics.measure(&page, index.withLock { $0 }, kernel.counters(), drops: drops.count)
     }
 }

@@ -30,25 +30,28 @@ final class PolicyAnswers: Sendable {
     /// - Returns: `nil` where it cannot be said yet.
     func answer(_ question: VerdictExchange.Question, _ index: PolicyIndex) -> Bool? {
         guard let state = state.withLock({ $0 }) else { return nil }
-        func end(_ address: IPAddress) -> (peer: PolicyPeer, isLocal: Bool)? {
-            let (holder, isLocal) = addresses.withLock { ($0.holder(of: address), $0.isLocal(address)) }
+        func end(_ address: IPAddress, isLocal: Bool) -> PolicyPeer? {
+            let (holder, isKnown) = addresses.withLock { ($0.holder(of: address), $0.isLocal(address)) }
+            // A pod that is about to come or has just gone: the dataplane knows more, or less.
+            if isKnown != isLocal { return nil }
             switch holder {
             case .several: return nil
-            case .nobody: return (PolicyPeer(address, in: state), isLocal)
+            case .nobody: return PolicyPeer(address, in: state)
             case .pod(let key):
                 let pod = state.pods[key]
                 // What holds for a pod of this node is not known without its object.
-                if pod == nil, isLocal { return nil }
-                return (PolicyPeer(address, pod: pod, in: state), isLocal)
+                return pod == nil && isLocal ? nil : PolicyPeer(address, pod: pod, in: state)
             }
         }
-        guard let source = end(question.source), let destination = end(question.destination) else { return nil }
+        guard let source = end(question.source, isLocal: question.isLocal.source),
+            let destination = end(question.destination, isLocal: question.isLocal.destination)
+        else { return nil }
         func admits(_ direction: Direction, _ subject: PolicyPeer, _ other: PolicyPeer) -> Bool {
             Decision(
                 direction, subject: subject, other: other, transport: question.transport, port: question.port, index
             ).outcome == .accept
         }
-        return (!source.isLocal || admits(.egress, source.peer, destination.peer))
-            && (!destination.isLocal || admits(.ingress, destination.peer, source.peer))
+        return (!question.isLocal.source || admits(.egress, source, destination))
+            && (!question.isLocal.destination || admits(.ingress, destination, source))
     }
 }

@@ -1,4 +1,3 @@
-import Glibc
 import HashTreeCollections
 import KnetCore
 import KnetLinux
@@ -37,8 +36,8 @@ struct PolicyDescription {
 
     // MARK: Drops
 
-    func drops(_ listener: DropListener, after number: Int) -> JSONValue {
-        let drops = listener.drops(after: number)
+    func drops(_ held: Drops, after number: Int) -> JSONValue {
+        let drops = held.drops(after: number)
         let (origins, names) = (Origins(index), PodNames(state))
         let told = drops.map { drop -> JSONValue in
             let packet = drop.packet
@@ -66,16 +65,5 @@ struct PolicyDescription {
     private static func transport(_ number: UInt8) -> String {
         HostPort.Transport.allCases.first { $0.number == number }?.rawValue
             ?? [1: "icmp", 58: "icmpv6"][number] ?? "\(number)"
-    }
-}
-
-enum Timestamp {
-    /// RFC 3339, in UTC.
-    static func text(_ seconds: Int) -> String {
-        var (time, parts) = (time_t(seconds), tm())
-        gmtime_r(&time, &parts)
-        func two(_ number: Int32) -> String { number < 10 ? "0\(number)" : "\(number)" }
-        return "\(parts.tm_year + 1900)-\(two(parts.tm_mon + 1))-\(two(parts.tm_mday))T"
-            + "\(two(parts.tm_hour)):\(two(parts.tm_min)):\(two(parts.tm_sec))Z"
     }
 }

@@ -222,11 +222,3 @@ extension PolicyIndex.Profile {
         network.sort()
     }
 }
-
-extension Attachment {
-    /// The Pod that it is of, where the runtime told.
-    var pod: ObjectKey? {
-        guard let podNamespace, let podName else { return nil }
-        return ObjectKey(.pod, namespace: podNamespace, name: podName)
-    }
-}

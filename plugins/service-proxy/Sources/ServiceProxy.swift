@@ -1,5 +1,6 @@
 import HashTreeCollections
 public import KnetCore
+import KnetLinux
 
 /// Services as kube-proxy serves them, by one nftables table whose rules do not depend on how many there are: every
 /// Service is elements of sets.
@@ -48,13 +49,25 @@ public final class ServiceProxy: Plugin, PluginService {
     private let endings = ServiceEndings()
     private let delay = ProgrammingDelay()
     private let sight: ServiceSight
+    private let flows: FlowExchange
+    private let listener: PacketListener
 
-    public init(_ settings: Settings, kernel: ServiceKernel) {
+    public init(_ settings: Settings, kernel: ServiceKernel, flows: FlowExchange = FlowExchange()) {
+        self.flows = flows
+        listener = PacketListener(group: Refusal.group) { packet in
+            if let event = Refusal.event(packet) { flows.tell(event) }
+        }
         options = settings
         sight = ServiceSight(settings)
         self.kernel = kernel
         health = ServiceHealth(address: Endpoint(settings.healthzAddress))
     }
+
+    public func run() async {
+        if flows.isHeard { await listener.run() }
+    }
+
+    public var faults: [String] { listener.fault.map { [$0] } ?? [] }
 
     public func servers(
         in state: ClusterState, isHealthy: @escaping @Sendable () -> Bool
@@ -81,7 +94,7 @@ public final class ServiceProxy: Plugin, PluginService {
             guard let local = state.local else { return [] }
             // Until Services are known, another proxy's rules may be the way to the API server.
             let ranges = sight.viewpoint(state) == nil ? [] : options.serviceCIDRs.disjoint
-            return [.rules(ServiceRules(ranges: local.podCIDRs.sorted(), serviceRanges: ranges))]
+            return [.rules(ServiceRules(ranges: local.podCIDRs.sorted(), serviceRanges: ranges, tells: flows.isHeard))]
         case .attachment: return (state.attachments[key]?.addresses ?? []).map(ServiceEntry.hairpin)
         case .service:
             guard let service = state.services[key], let viewpoint = sight.viewpoint(state) else {

@@ -8,6 +8,8 @@ public struct ServiceRules: Hashable, Sendable {
     let ranges: [CIDR]
     /// Ranges of ClusterIPs, sorted: what is not given to a Service there leads nowhere.
     let serviceRanges: [CIDR]
+    /// Whether refused packets are told.
+    var tells = false
 }
 
 /// The table's text. All chains are of type nat: only the first packet of a connection
@@ -114,9 +116,13 @@ struct ServiceTable {
         // A reset reaches a client that is still in connect(2), which an ICMP error may not: the socket is locked then.
         let refused = IPFamily.allCases.flatMap { family in
             let isOurs = "\(Self.keyword(family)) daddr @cluster_ips\(family.rawValue)"
-            return ["\(isOurs) meta l4proto tcp reject with tcp reset", "\(isOurs) \(Self.reject(family))"]
+            return told(isOurs, .port) + [
+                "\(isOurs) meta l4proto tcp reject with tcp reset", "\(isOurs) \(Self.reject(family))",
+            ]
         }
-        let unused = rules.serviceRanges.map { "\(Self.keyword($0.family)) daddr \($0) drop" }
+        let unused = rules.serviceRanges.flatMap { range in
+            ending("\(Self.keyword(range.family)) daddr \(range)", .service, "drop")
+        }
         let chains = [
             Self.chain(
                 "prerouting",
@@ -132,6 +138,15 @@ struct ServiceTable {
             Self.chain(Self.rememberChain, isListing ? remember : []),
         ]
         return chains.joined(separator: "\n") + "\n"
+    }
+
+    /// What becomes of packets that agree with the condition.
+    private func ending(_ condition: String, _ reason: Refusal, _ verdict: String) -> [String] {
+        told(condition, reason) + ["\(condition) \(verdict)"]
+    }
+
+    private func told(_ condition: String, _ reason: Refusal) -> [String] {
+        rules.tells ? ["\(condition) \(reason.statement)"] : []
     }
 
     private static func frontend(_ transport: Transport, _ family: IPFamily) -> String {
@@ -206,8 +221,8 @@ struct ServiceTable {
         let frontend = Self.frontend(transport, family)
         let optional = optional((transport, family))
         let affine = optional.contains { if case .affine = $0.role { true } else { false } }
-        let restricted =
-            "\(frontend) @restricted_\(suffix) \(ip) saddr . \(frontend) != @sources_\(suffix) drop"
+        let restricted = ending(
+            "\(frontend) @restricted_\(suffix) \(ip) saddr . \(frontend) != @sources_\(suffix)", .source, "drop")
         let sticky = affine ? ["dnat \(ip) to \(ip) saddr . \(frontend) map @affinity_\(suffix)"] : []
         let reject = transport == .tcp ? "reject with tcp reset" : Self.reject(family)
         let views = View.allCases.map { view -> String in
@@ -216,9 +231,9 @@ struct ServiceTable {
                 return "\(frontend) @\(name) goto \(name)"
             }
             let none =
-                (view == .cluster ? ["\(frontend) @reject_\(suffix) \(reject)"] : [])
-                + ["\(frontend) @\(SetRole.drop(view))_\(suffix) drop"]
-            return Self.chain("\(view.prefix)\(suffix)", [restricted] + sticky + balanced + none)
+                (view == .cluster ? ending("\(frontend) @reject_\(suffix)", .endpoints, reject) : [])
+                + ending("\(frontend) @\(SetRole.drop(view))_\(suffix)", .endpoints, "drop")
+            return Self.chain("\(view.prefix)\(suffix)", restricted + sticky + balanced + none)
         }
         let balancers = optional.compactMap { name -> String? in
             guard case .balancer(let view, let balancer) = name.role else { return nil }

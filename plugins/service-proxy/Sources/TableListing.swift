@@ -7,7 +7,9 @@ struct TableListing {
     private var ranges: [CIDR] = []
     private var serviceRanges: [CIDR] = []
 
-    var rules: ServiceRules? { ServiceRules(ranges: ranges, serviceRanges: serviceRanges) }
+    private let tells: Bool
+
+    var rules: ServiceRules? { ServiceRules(ranges: ranges, serviceRanges: serviceRanges, tells: tells) }
 
     /// Whether two listings have the same sets and chains, in whatever order: nft lists them in that of their creation.
     static func isSame(_ a: String, _ b: String) -> Bool {
@@ -27,6 +29,7 @@ struct TableListing {
     }
 
     init(_ text: String) {
+        tells = Refusal.isTold(in: text)
         var chain = ""
         for line in text.split(separator: "\n") {
             let words = line.split { $0 == " " || $0 == "\t" }

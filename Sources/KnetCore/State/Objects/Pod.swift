@@ -102,6 +102,11 @@ public struct Pod: ClusterObject {
         (status?.podIPs?.map(\.ip) ?? status?.podIP.map { [$0] } ?? []).compactMap { IPAddress($0) }
     }
 
+    /// Whether it has addresses of its own. One that has ended has none any more, though its object still says so.
+    public var isInPodNetwork: Bool {
+        spec?.hostNetwork != true && !["Succeeded", "Failed"].contains(status?.phase ?? "")
+    }
+
     /// The ports of all containers that run as long as the pod
     /// (https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/).
     public var ports: [Port] {

@@ -87,6 +87,10 @@ struct knet_flow {
     __u32 ended;
 };
 
+// For so many nanoseconds connections without an end of their own are remembered: as the stack's conntrack does.
+#define KNET_UDP_LIFETIME 180000000000
+#define KNET_ECHO_LIFETIME 30000000000
+
 // A question to the policies: may the source connect there?
 struct knet_question {
     struct knet_address source;
@@ -118,8 +122,10 @@ enum knet_event_kind {
     KNET_EVENT_QUESTION,
     // a connection's beginning,
     KNET_EVENT_BEGAN,
-    // and its end.
+    // its end,
     KNET_EVENT_ENDED,
+    // and that one has left the host's stack.
+    KNET_EVENT_MOVED,
 };
 
 // What is told through knet_events. Of two ends the one who began comes first.

@@ -1,13 +1,12 @@
+import KnetLinux
 import Synchronization
 import Testing
 
-@testable import NetworkPolicyPlugin
-
 /// A reload can end a generation before its tasks have begun.
-@Suite struct DropListenerTests {
+@Suite struct PacketListenerTests {
     @Test func aTaskThatIsCancelledBeforeItStartsListensToNothing() async throws {
         let run = Run()
-        let listener = DropListener(group: 47_000)
+        let listener = PacketListener(group: 47_000) { _ in }
         Task {
             withUnsafeCurrentTask { $0?.cancel() }
             await listener.run()

@@ -1,9 +1,8 @@
 import HashTreeCollections
-import KnetCore
 
 /// Which pod has an address. It follows the state in proportion to what changes.
-struct PodAddresses {
-    enum Holder: Equatable {
+public struct PodAddresses: Sendable {
+    public enum Holder: Equatable, Sendable {
         case nobody
         case pod(ObjectKey)
         /// One is about to go, or they claim what they have not.
@@ -14,8 +13,11 @@ struct PodAddresses {
     private var claims: [IPAddress: [(by: ObjectKey, pod: ObjectKey?)]] = [:]
     private var addresses: [ObjectKey: [IPAddress]] = [:]
 
+    public init() {}
+
     /// - Returns: the addresses that these pods and attachments have or had.
-    mutating func follow(_ keys: some Sequence<ObjectKey>, in state: ClusterState) -> Set<IPAddress> {
+    @discardableResult
+    public mutating func follow(_ keys: some Sequence<ObjectKey>, in state: ClusterState) -> Set<IPAddress> {
         var touched: Set<IPAddress> = []
         for key in keys where key.kind == .pod || key.kind == .attachment {
             for address in addresses.removeValue(forKey: key) ?? [] {
@@ -39,11 +41,13 @@ struct PodAddresses {
         return (state.pods[key].map { $0.isInPodNetwork ? $0.addresses : [] } ?? [], key)
     }
 
-    func holder(of address: IPAddress) -> Holder {
+    public func holder(of address: IPAddress) -> Holder {
         let pods = Set((claims[address] ?? []).compactMap(\.pod))
         return pods.count > 1 ? .several : pods.first.map(Holder.pod) ?? .nobody
     }
 
     /// Whether it is an address of a pod on this node.
-    func isLocal(_ address: IPAddress) -> Bool { claims[address]?.contains { $0.by.kind == .attachment } == true }
+    public func isLocal(_ address: IPAddress) -> Bool {
+        claims[address]?.contains { $0.by.kind == .attachment } == true
+    }
 }
