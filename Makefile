@@ -30,7 +30,7 @@ WIRE := Sources/KnetKubernetes/Wire
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test nightly proto demo bench check fmt install clean
+.PHONY: help setup build test nightly kernels proto demo bench check fmt install clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 12
@@ -55,6 +55,13 @@ nightly: setup ## The random tests at length: 10,000 runs against a server that 
 		Tests/run.sh --filter "FollowTests|RandomTests|FuzzTests|ProgramTests|PolicyTests|PolicyStartTests"
 	KNETD_TEST_DATAPLANE=ebpf SWIFT=$(SWIFT) \
 		Tests/run.sh --filter "Service.*Tests|DNSTests|DNSResolverTests|ConnectivityTests|RuntimeTests|Policy.*Tests"
+
+kernels: setup ## What ebpf has in the kernel on Debian's 6.1 and 6.12, in virtual machines without KVM; needs qemu-system-x86 and busybox-static
+	$(SWIFT) build --build-tests
+	for kernel in 6.1 6.12; do \
+		Tests/run-in-kernel.sh -t 1800 $$kernel env KNETD_FUZZ_RUNS=5000 .build/debug/knetdPackageTests.xctest \
+			--testing-library swift-testing --no-parallel --filter "ProgramTests|FlowTests|EBPFTests|SocketServiceTests" || exit 1; \
+	done
 
 proto: ## Make the API's messages anew from the reduced .proto; needs Debian's protobuf-compiler
 	$(SWIFT) build --scratch-path .build-proto --package-path .build/checkouts/swift-protobuf --product protoc-gen-swift

@@ -15,12 +15,16 @@ struct LoadedObject<Name: ObjectName, Map: ObjectName>: Sendable {
     let maps: [Map: BPFMap]
 
     /// - Parameters:
+    ///   - file: in which there is another than the embedded one where `KNETD_BPF_OBJECTS` names a folder, as tests of upgrades do.
     ///   - text: the object file in Base64.
     ///   - sizes: entries that maps have room for.
-    ///   - kept: maps of programs that are at work, for the new ones to go on with where they are alike.
+    ///   - kept: maps of programs that are at work, for the new ones to go on with where they are alike. Where only the room is
+    ///     another, what is in them is taken over.
     /// - Throws: `Refusal`.
-    init(_ text: String, sizes: [Map: Int], kept: [Map: BPFMap]) throws {
-        guard let bytes = Data(base64Encoded: text) else { throw Refusal(description: "no object") }
+    init(_ file: String, _ text: String, sizes: [Map: Int], kept: [Map: BPFMap]) throws {
+        let folder = getenv("KNETD_BPF_OBJECTS").map { String(cString: $0) }
+        let object = try folder.map { try Data(contentsOf: URL(fileURLWithPath: "\($0)/\(file)")) }
+        guard let bytes = object ?? Data(base64Encoded: text) else { throw Refusal(description: "no object") }
         let (outcome, said) = BPF.listening {
             Result { try Self.load(bytes, sizes: sizes, kept: kept) }
         }
@@ -41,6 +45,7 @@ struct LoadedObject<Name: ObjectName, Map: ObjectName>: Sendable {
         guard let object else { throw SystemError("open the BPF object") }
         // What is kept of it are descriptors of our own.
         defer { bpf_object__close(object) }
+        var moved: [Map: BPFMap] = [:]
         for map in Map.allCases {
             guard let found = bpf_object__find_map_by_name(object, map.rawValue) else {
                 throw Refusal(description: "the BPF object has no map \(map.rawValue)")
@@ -48,15 +53,14 @@ struct LoadedObject<Name: ObjectName, Map: ObjectName>: Sendable {
             if let size = sizes[map] {
                 try BPF.check("size map \(map.rawValue)", bpf_map__set_max_entries(found, UInt32(size)))
             }
-            let isAlike =
-                kept[map].map { old in
-                    old.info.type == bpf_map__type(found).rawValue && old.info.keyBytes == bpf_map__key_size(found)
-                        && old.info.valueBytes == bpf_map__value_size(found)
-                        && old.info.capacity == bpf_map__max_entries(found)
-                } ?? false
-            if isAlike, let old = kept[map] {
+            guard let old = kept[map], old.info.type == bpf_map__type(found).rawValue,
+                old.info.keyBytes == bpf_map__key_size(found), old.info.valueBytes == bpf_map__value_size(found)
+            else { continue }
+            if old.info.capacity == bpf_map__max_entries(found) {
                 try BPF.check(
                     "go on with map \(map.rawValue)", bpf_map__reuse_fd(found, old.descriptor.number))
+            } else if [BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH].contains(bpf_map__type(found)) {
+                moved[map] = old
             }
         }
         for name in Name.allCases where bpf_object__find_program_by_name(object, name.rawValue) == nil {
@@ -71,7 +75,10 @@ struct LoadedObject<Name: ObjectName, Map: ObjectName>: Sendable {
             programs[name] = Program(descriptor: SharedDescriptor(copy), info: info)
         }
         for map in Map.allCases {
-            maps[map] = try BPFMap(own(bpf_object__find_map_fd_by_name(object, map.rawValue)))
+            let new = try BPFMap(own(bpf_object__find_map_fd_by_name(object, map.rawValue)))
+            maps[map] = new
+            // What has no room is as if it had never been there.
+            try moved[map]?.visit { try? new.set(Array($0), Array($1)) }
         }
         return Self(programs: programs, maps: maps)
     }

@@ -22,9 +22,11 @@ public final class PathKernel: Sendable {
         hooks = ProgramHooks(refused: refused)
         do {
             if refused.contains("load") { throw Refusal(description: "refused by KNETD_BPF_REFUSE") }
+            // The programs call functions of it, which a kernel without it does not have.
+            try? Conntrack.load()
             let kept = Self.mapsAtWork(try pool.with { try $0.links() }, hooks)
             object = try Loaded(
-                Embedded.path,
+                "path.o", Embedded.path,
                 sizes: [
                     .endpoints: settings.endpoints, .nodes: settings.nodes, .flows: settings.flows,
                     .verdicts: settings.verdicts,

@@ -36,7 +36,7 @@ public final class SocketKernel: Sendable {
             let maps = SocketMap.allCases.compactMap { map in
                 held.get(map.rawValue).flatMap { try? BPFMap($0) }.map { (map, $0) }
             }
-            let object = try Loaded(Embedded.socket, sizes: sizes, kept: Dictionary(maps) { $1 })
+            let object = try Loaded("socket.o", Embedded.socket, sizes: sizes, kept: Dictionary(maps) { $1 })
             for (map, loaded) in object.maps { try held.hold(loaded.descriptor, as: map.rawValue) }
             for (hook, program) in object.programs { try Self.attach(hook, program.descriptor, root, held) }
             self.object = object

@@ -50,9 +50,10 @@ struct ProgramBench {
         try NetworkNamespace.anonymous().run {
             let socket = try NetlinkSocket()
             try socket.request(.changeLink(index: NetlinkSocket.index(of: "lo"), up: true))
+            try Conntrack.load()
             let links = try (makeLink("knet-a"), makeLink("knet-b"))
             let object = try LoadedObject<PathRole, PathMap>(
-                Embedded.path, sizes: [.endpoints: 16, .nodes: 16], kept: [:])
+                "path.o", Embedded.path, sizes: [.endpoints: 16, .nodes: 16], kept: [:])
             for family in IPFamily.allCases {
                 let pods = try #require(pods[family])
                 for (pod, link) in [(pods.a, links.0), (pods.b, links.1)] {
