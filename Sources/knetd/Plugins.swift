@@ -56,15 +56,20 @@ enum Plugins {
                     } else {
                         SocketKernel.remove(runDirectory: $1.configuration.agent.runDirectory, $1.kept)
                     }
+                    let kernel = PathKernel(settings, pool: $1.pool)
+                    let outside =
+                        try settings.outsideServices
+                        ? plugins["serviceProxy"].map { OutsideServices(try $0.decode(), kernel: kernel) } : nil
                     let policies = plugins["networkPolicy"]
                     let path = FastPath(
-                        dataplane, network: $1.configuration.network, kernel: PathKernel(settings, pool: $1.pool),
+                        dataplane, network: $1.configuration.network, kernel: kernel,
                         obstacle: policies?["existingConnections"] == "cut"
                             ? "packets go through the host's stack, where networkPolicy looks at each (existingConnections: cut)"
                             : nil, policies: policies == nil ? nil : $1.verdicts, flows: $1.flows,
-                        sockets: sockets)
+                        sockets: sockets, isBalanced: outside != nil)
                     return [.dataplane(dataplane), .plugin(path, events: [.link], service: path)]
                         + (sockets.map { [.plugin($0, events: [], service: $0)] } ?? [])
+                        + (outside.map { [.plugin($0, events: [], service: $0)] } ?? [])
                 })
         #endif
         #if ServiceProxy

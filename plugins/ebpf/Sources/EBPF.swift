@@ -19,11 +19,14 @@ public struct EBPF: Dataplane {
         public let frontends: Int
         public let slots: Int
         public let peers: Int
+        public let outsideServices: Bool
+        public let directReturn: Bool
+        public let translations: Int
 
         public init(
             transport: Transport = .vxlan, endpoints: Int = 2048, nodes: Int = 8192, flows: Int = 32_768,
             verdicts: Int = 16_384, socketServices: Bool = true, frontends: Int = 32_768, slots: Int = 131_072,
-            peers: Int = 16_384
+            peers: Int = 16_384, outsideServices: Bool = true, directReturn: Bool = false, translations: Int = 65_536
         ) {
             self.transport = transport
             self.endpoints = endpoints
@@ -34,6 +37,9 @@ public struct EBPF: Dataplane {
             self.frontends = frontends
             self.slots = slots
             self.peers = peers
+            self.outsideServices = outsideServices
+            self.directReturn = directReturn
+            self.translations = translations
         }
     }
 
@@ -64,13 +70,24 @@ public struct EBPF: Dataplane {
             ),
             Field(
                 "frontends", .integer(16...1_048_576), default: .integer(defaults.frontends),
-                "Addresses with ports of Services that there is room for at the socket; more are nftables' alone."),
+                "Addresses with ports of Services that there is room for, at the socket and for clients outside; more are nftables' alone."
+            ),
             Field(
                 "slots", .integer(16...16_777_216), default: .integer(defaults.slots),
                 "Endpoints behind them that there is room for, of each address with port."),
             Field(
                 "peers", .integer(1024...16_777_216), default: .integer(defaults.peers),
                 "Sockets of which is remembered what Service they asked for; the oldest are forgotten."),
+            Field(
+                "outsideServices", .boolean, default: true,
+                "Whether clients outside are led to a Service's endpoints past the host's stack; needs `serviceProxy`."),
+            Field(
+                "directReturn", .boolean, default: false,
+                "Whether the endpoint's node answers them, where the address is not one node's own. All nodes must have the same."
+            ),
+            Field(
+                "translations", .integer(1024...16_777_216), default: .integer(defaults.translations),
+                "Ways of their connections that are remembered, two for each; the oldest are forgotten."),
         ] + Overlay.settings.fields)
 
     public let name = Self.settings.name

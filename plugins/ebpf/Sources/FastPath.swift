@@ -18,25 +18,27 @@ public final class FastPath: Plugin, PluginService {
     private let sockets: SocketServices?
     /// `nil` without policies.
     private let verdicts: Verdicts?
-    private let isPoliced: Bool
-    private let isTold: Bool
+    private let settings: PathSettings
     private let events: FlowEvents?
     private let arrivals = Mutex(Arrivals())
 
     /// - Parameters:
     ///   - obstacle: what filters in the host's stack.
     ///   - policies: who knows which connections policies admit; `nil` without policies.
+    ///   - isBalanced: whether there are Services for clients outside.
     public init(
         _ dataplane: EBPF, network: Configuration.Network, kernel: PathKernel, obstacle: String?,
-        policies: VerdictExchange?, flows: FlowExchange, sockets: SocketServices? = nil
+        policies: VerdictExchange?, flows: FlowExchange, sockets: SocketServices? = nil,
+        isBalanced: Bool = false
     ) {
         self.dataplane = dataplane
         self.network = network
         self.kernel = kernel
         self.obstacle = obstacle
         self.sockets = sockets
-        isPoliced = policies != nil
-        isTold = flows.isHeard
+        settings = PathSettings(
+            isPoliced: policies != nil, isTold: flows.isHeard, isBalanced: isBalanced,
+            isDirect: isBalanced && dataplane.configuration.directReturn)
         let verdicts =
             obstacle == nil
             ? policies.flatMap { policies in
@@ -69,8 +71,7 @@ public final class FastPath: Plugin, PluginService {
         guard obstacle == nil, kernel.refusal == nil, let local = state.local else { return [] }
         switch key.kind {
         case .local:
-            return (isPoliced || isTold ? [.settings(policed: isPoliced, told: isTold)] : [])
-                + arrivals.withLock { $0.links }.sorted().map { .program(.fromNode, link: $0, isCurrent: true) }
+            return [settings(local), programs(local)].flatMap { $0 }
         case .node:
             guard let node = state.nodes[key], node.metadata.name != local.name else { return [] }
             return node.podCIDRs.filter { range in
@@ -78,6 +79,21 @@ public final class FastPath: Plugin, PluginService {
             }.map(PathEntry.node)
         case .attachment: return state.attachments[key].map(entries) ?? []
         default: return []
+        }
+    }
+
+    private func settings(_ local: LocalNode) -> [PathEntry] {
+        var settings = settings
+        if settings.isBalanced {
+            settings.own = Dictionary(local.podCIDRs.map { ($0.family, $0.base) }) { first, _ in first }
+        }
+        return settings == PathSettings() ? [] : [.settings(settings)]
+    }
+
+    private func programs(_ local: LocalNode) -> [PathEntry] {
+        let uplinks = settings.isBalanced ? Set(local.uplinks.values.map(\.link)) : []
+        return arrivals.withLock { $0.links }.union(uplinks).sorted().map { link in
+            .program(uplinks.contains(link) ? .fromOutside : .fromNode, link: link, isCurrent: true)
         }
     }
 
@@ -122,7 +138,9 @@ public final class FastPath: Plugin, PluginService {
         ]
     }
 
-    private var fills: [MapFill] { kernel.object?.fills([.endpoints, .nodes, .flows, .verdicts]) ?? [] }
+    private var fills: [MapFill] {
+        kernel.object?.fills([.endpoints, .nodes, .flows, .verdicts, .outside, .tables, .translations]) ?? []
+    }
 
     public func measure(_ page: inout MetricsText, in state: ClusterState) {
         page.family("knetd_bpf_in_use", "gauge", "Whether packets between pods go past the host's stack.")

@@ -109,6 +109,10 @@ extension knet_event {
         var event = FlowEvent(
             kind, transport: transport, from: end(addresses.0, ports.0), to: end(addresses.1, ports.1))
         event.isPastStack = true
+        let asked = withUnsafeBytes(of: asked) { Array($0) }
+        if asked.contains(where: { $0 != 0 }), let address = MapForm.address(asked) {
+            event.asked = end(address, asked_port)
+        }
         if kind == .ended {
             event.counts = (.init(packets: packets.0, bytes: bytes.0), .init(packets: packets.1, bytes: bytes.1))
         }

@@ -38,11 +38,21 @@ enum MapForm {
 
     // MARK: Connections
 
-    static func settings(policed: Bool, told: Bool) -> [UInt8] { number(policed ? 1 : 0) + number(told ? 1 : 0) }
+    static func settings(_ settings: PathSettings) -> [UInt8] {
+        [settings.isPoliced, settings.isTold, settings.isBalanced, settings.isDirect].flatMap { number($0 ? 1 : 0) }
+            + IPFamily.allCases.flatMap { settings.own[$0].map(address) ?? [UInt8](repeating: 0, count: 16) }
+    }
 
-    static func settings(_ bytes: [UInt8]) -> (policed: Bool, told: Bool)? {
+    static func settings(_ bytes: [UInt8]) -> PathSettings? {
         guard bytes.count == MemoryLayout<knet_settings>.size else { return nil }
-        return (bytes[..<4].contains { $0 != 0 }, bytes[4...].contains { $0 != 0 })
+        func isSet(_ index: Int) -> Bool { bytes[4 * index..<4 * index + 4].contains { $0 != 0 } }
+        var settings = PathSettings(
+            isPoliced: isSet(0), isTold: isSet(1), isBalanced: isSet(2), isDirect: isSet(3))
+        for (index, family) in IPFamily.allCases.enumerated() {
+            let own = bytes[16 + 16 * index..<32 + 16 * index]
+            if own.contains(where: { $0 != 0 }) { settings.own[family] = address(own) }
+        }
+        return settings
     }
 
     static func question(_ question: VerdictExchange.Question) -> [UInt8] {

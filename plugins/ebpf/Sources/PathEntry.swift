@@ -6,14 +6,27 @@ public enum PathRole: String, ObjectName {
     case fromPod = "knet_from_pod"
     /// A device on which packets of other nodes' pods arrive.
     case fromNode = "knet_from_node"
+    /// One on which packets from outside arrive, and perhaps those too.
+    case fromOutside = "knet_from_outside"
+}
+
+/// What the daemon wants of the programs.
+public struct PathSettings: Hashable, Sendable {
+    /// Connections must be admitted by policies.
+    var isPoliced = false
+    /// They are told of.
+    var isTold = false
+    /// Services are balanced for clients outside,
+    var isBalanced = false
+    /// and other nodes answer them directly.
+    var isDirect = false
+    /// What this node asks other nodes' pods from: addresses that no pod has.
+    var own: [IPFamily: IPAddress] = [:]
 }
 
 /// One thing that the path past the host's stack keeps in the kernel. Links go by name, as everywhere.
 public enum PathEntry: KernelEntry {
-    /// - Parameters:
-    ///   - policed: whether connections must be admitted by policies.
-    ///   - told: whether connections are told of.
-    case settings(policed: Bool, told: Bool)
+    case settings(PathSettings)
     /// An address of a pod of this node.
     case endpoint(IPAddress, link: String, podMAC: MACAddress, hostMAC: MACAddress)
     /// Addresses of another node's pods.
@@ -43,7 +56,7 @@ public enum PathEntry: KernelEntry {
 
     public var description: String {
         switch self {
-        case .settings(let policed, let told): "settings: policed \(policed), told \(told)"
+        case .settings(let settings): "\(settings)"
         case .endpoint(let address, let link, _, _): "endpoint \(address) behind \(link)"
         case .node(let range): "range \(range) of another node"
         case .program(let role, let link, _): "program \(role.rawValue) on \(link)"
@@ -60,4 +73,9 @@ public enum PathMap: String, ObjectName {
     case flows = "knet_flows"
     case verdicts = "knet_verdicts"
     case events = "knet_events"
+    /// Services for clients outside, and which endpoints they draw from.
+    case outside = "knet_outside"
+    case tables = "knet_tables"
+    case translations = "knet_translated"
+    case scratch = "knet_scratch"
 }

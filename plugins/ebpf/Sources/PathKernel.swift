@@ -29,7 +29,8 @@ public final class PathKernel: Sendable {
                 "path.o", Embedded.path,
                 sizes: [
                     .endpoints: settings.endpoints, .nodes: settings.nodes, .flows: settings.flows,
-                    .verdicts: settings.verdicts,
+                    .verdicts: settings.verdicts, .outside: settings.frontends, .tables: settings.slots,
+                    .translations: settings.translations,
                 ], kept: kept)
             refusal = nil
         } catch {
@@ -44,13 +45,19 @@ public final class PathKernel: Sendable {
         for link in try pool.with({ try $0.links() }) { try hooks.detach(from: link.index) }
     }
 
+    /// A program has no more than the maps that it uses.
     private static func mapsAtWork(_ links: [Link], _ hooks: ProgramHooks) -> [PathMap: BPFMap] {
+        var found: [PathMap: BPFMap] = [:]
         for link in links {
-            guard let program = hooks.attached(to: link.index).first else { continue }
-            let maps = program.info.mapIDs.compactMap { try? BPFMap(BPF.open(mapID: $0)) }
-            return Dictionary(maps.compactMap { map in PathMap(rawValue: map.info.name).map { ($0, map) } }) { $1 }
+            for id in hooks.attached(to: link.index).first?.info.mapIDs ?? [] {
+                guard let map = try? BPFMap(BPF.open(mapID: id)), let name = PathMap(rawValue: map.info.name) else {
+                    continue
+                }
+                found[name] = found[name] ?? map
+            }
+            if found.count == PathMap.allCases.count { break }
         }
-        return [:]
+        return found
     }
 
     func read() throws -> [PathEntry] {
@@ -76,7 +83,7 @@ public final class PathKernel: Sendable {
     /// What is zero is as if it were not there.
     private func settings(_ object: Loaded) -> [PathEntry] {
         let held = object.maps[.settings]?.value([0, 0, 0, 0]).flatMap(MapForm.settings)
-        return held.map { $0.policed || $0.told ? [.settings(policed: $0.policed, told: $0.told)] : [] } ?? []
+        return held.map { $0 == PathSettings() ? [] : [.settings($0)] } ?? []
     }
 
     private func endpoints(_ object: Loaded, _ names: [Int32: String]) -> [PathEntry] {
@@ -105,10 +112,8 @@ public final class PathKernel: Sendable {
         let isFirst = { (entry: PathEntry) in if case .settings = entry { true } else { false } }
         for entry in changes.add.filter(isFirst) + changes.add.filter({ !isFirst($0) }) {
             guard let error = shortfall.attempt(entry, { try add(entry, object, patience: Self.patience) }),
-                case .program(.fromNode, _, _) = entry
-            else {
-                continue
-            }
+                case .program(let role, _, _) = entry, role != .fromPod
+            else { continue }
             outcome.failures.append(KernelFailure(entry: entry, reason: "\(error)"))
         }
         for entry in changes.remove {
@@ -125,8 +130,7 @@ public final class PathKernel: Sendable {
     /// - Parameter patience: how often a device is looked for.
     private func add(_ entry: PathEntry, _ object: Loaded, patience: Int = 1) throws {
         switch entry {
-        case .settings(let policed, let told):
-            try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(policed: policed, told: told))
+        case .settings(let settings): try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(settings))
         case .endpoint(let address, let link, let podMAC, let hostMAC):
             let index = try NetlinkSocket.index(of: link)
             try object.maps[.endpoints]?.set(
@@ -153,8 +157,7 @@ public final class PathKernel: Sendable {
 
     private func remove(_ entry: PathEntry, _ object: Loaded) throws {
         switch entry {
-        case .settings:
-            try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(policed: false, told: false))
+        case .settings: try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(PathSettings()))
         case .endpoint(let address, _, _, _): try object.maps[.endpoints]?.remove(MapForm.address(address))
         case .node(let range): try object.maps[.nodes]?.remove(MapForm.range(range))
         case .program(_, let link, _):

@@ -11,6 +11,8 @@ enum PathOutcome: UInt32, CaseIterable, Sendable {
     case tracked
     case route
     case policy
+    case toEndpoint
+    case toClient
 
     /// As metrics have it.
     var name: String {
@@ -24,6 +26,8 @@ enum PathOutcome: UInt32, CaseIterable, Sendable {
         case .tracked: "stack_tracked"
         case .route: "stack_route"
         case .policy: "stack_policy"
+        case .toEndpoint: "to_endpoint"
+        case .toClient: "to_client"
         }
     }
 
@@ -39,6 +43,8 @@ enum PathOutcome: UInt32, CaseIterable, Sendable {
         case .tracked: "host's stack: of a connection that it tracks"
         case .route: "host's stack: no route or neighbour"
         case .policy: "host's stack: policies deny it, or were asked just now"
+        case .toEndpoint: "of a client outside, to an endpoint of a Service, past the host's stack"
+        case .toClient: "the answer to one, past the host's stack"
         }
     }
 }

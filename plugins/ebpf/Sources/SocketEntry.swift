@@ -29,6 +29,10 @@ public enum SocketEntry: KernelEntry {
     }
 }
 
+extension SocketEntry {
+    var frontend: PlainFrontend? { if case .frontend(let frontend) = self { frontend } else { nil } }
+}
+
 /// A program, and what a socket does when it runs.
 enum SocketHook: String, ObjectName {
     case connect4 = "knet_connect4"

@@ -17,8 +17,7 @@ public final class SocketKernel: Sendable {
     /// Why programs and maps cannot be pinned.
     let pinFault: String?
     private let shortfall = Shortfall<SocketEntry>("Services are served by nftables alone")
-    /// Frontends that are the rules': that nothing is in the maps for them.
-    private let left = Mutex<[PlainFrontend.ID: PlainFrontend]>([:])
+    private let frontends: FrontendMaps?
     /// Why sockets could not be ended.
     private let endFault = Mutex<String?>(nil)
 
@@ -40,10 +39,15 @@ public final class SocketKernel: Sendable {
             for (map, loaded) in object.maps { try held.hold(loaded.descriptor, as: map.rawValue) }
             for (hook, program) in object.programs { try Self.attach(hook, program.descriptor, root, held) }
             self.object = object
+            if let frontends = object.maps[.frontends], let slots = object.maps[.slots] {
+                self.frontends = FrontendMaps(frontends, slots: slots, members: object.maps[.members])
+            } else {
+                frontends = nil
+            }
             (refusal, pinFault) = (nil, held.fault)
         } catch {
             Self.remove(runDirectory: runDirectory, kept)
-            (object, refusal, pinFault) = (nil, "\(error)", nil)
+            (object, frontends, refusal, pinFault) = (nil, nil, "\(error)", nil)
         }
     }
 
@@ -69,121 +73,51 @@ public final class SocketKernel: Sendable {
     func read() throws -> [SocketEntry] {
         // What is missing is wanted anew.
         shortfall.forgetAll()
-        guard let clients = object?.maps[.clients], let frontends = object?.maps[.frontends],
-            let slots = object?.maps[.slots], let members = object?.maps[.members]
-        else { return [] }
-        var held: [PlainFrontend.ID: [PlainFrontend.Slot]] = [:]
-        try slots.visit { key, value in
-            if let (id, slot) = SocketForm.slot(key, value) { held[id, default: []].append(slot) }
-        }
-        var memberKeys: Set<[UInt8]> = []
-        try members.visit { key, _ in memberKeys.insert(Array(key)) }
+        guard let clients = object?.maps[.clients], let frontends else { return [] }
         var entries: [SocketEntry] = []
         try clients.visit { key, _ in entries.append(.client(SocketForm.client(key))) }
-        try frontends.visit { key, value in
-            guard let id = SocketForm.frontend(key) else { return }
-            let slots = (held.removeValue(forKey: id) ?? []).sorted { $0.number < $1.number }
-            let isWhole = !id.isOfDatagrams || slots.allSatisfy { memberKeys.contains(SocketForm.member($0, of: id)) }
-            entries.append(
-                .frontend(PlainFrontend(id: id, size: isWhole ? SocketForm.number(value) : 0, slots: slots)))
-        }
-        // Slots of frontends that were cut off; nobody wants these.
-        let rest = held.map { SocketEntry.frontend(PlainFrontend(id: $0, size: 0, slots: $1)) }
-        let known = Set((entries + rest).map(\.id))
-        return entries + rest
-            + left.withLock { $0.values.map(SocketEntry.frontend) }.filter { !known.contains($0.id) }
+        return entries + (try frontends.read()).map(SocketEntry.frontend)
     }
 
     func apply(_ changes: KernelChanges<SocketEntry>) -> KernelOutcome<SocketEntry> {
-        guard let object else { return KernelOutcome() }
         for entry in changes.add {
             let old = shortfall.contains(entry) ? nil : changes.replaced[entry.id]
-            _ = shortfall.attempt(entry) { try set(entry, replacing: old, object) }
+            _ = shortfall.attempt(entry) { try set(entry, replacing: old) }
         }
         for entry in changes.remove {
-            _ = shortfall.attempt(entry) { try remove(entry, object) }
+            _ = shortfall.attempt(entry) { try remove(entry) }
             shortfall.forget(entry)
         }
         // There may be room now.
         if !changes.remove.isEmpty {
-            for entry in shortfall.entries { _ = shortfall.attempt(entry) { try set(entry, replacing: nil, object) } }
+            for entry in shortfall.entries { _ = shortfall.attempt(entry) { try set(entry, replacing: nil) } }
         }
         return KernelOutcome()
     }
 
-    private func set(_ entry: SocketEntry, replacing old: SocketEntry?, _ object: Loaded) throws {
+    private func set(_ entry: SocketEntry, replacing old: SocketEntry?) throws {
         switch entry {
         case .client(let cookie):
-            try object.maps[.clients]?.set(SocketForm.client(cookie), SocketForm.number(1))
+            try object?.maps[.clients]?.set(SocketForm.client(cookie), SocketForm.number(1))
         case .frontend(let frontend):
             var known: PlainFrontend?
             if case .frontend(let old) = old { known = old }
-            do {
-                try set(frontend, known, object)
-            } catch {
-                // Half of it would be a Service with half of its endpoints.
-                try? remove(.frontend(frontend), object)
-                if let known { try? remove(.frontend(known), object) }
-                throw error
-            }
+            try frontends?.set(frontend, replacing: known, SocketForm.number(frontend.size))
         }
     }
 
-    /// New endpoints first, then among how many to draw, then the old ones go: no draw meets none in between.
-    private func set(_ frontend: PlainFrontend, _ old: PlainFrontend?, _ object: Loaded) throws {
-        guard let slots = object.maps[.slots], let members = object.maps[.members] else { return }
-        if frontend.size == 0 {
-            if let old { try remove(.frontend(old), object) }
-            return left.withLock { $0[frontend.id] = frontend }
-        }
-        left.withLock { $0[frontend.id] = nil }
-        // What was read with a size of 0 lacks something.
-        let known = Set(old?.size == 0 ? [] : old?.slots ?? [])
-        let id = frontend.id
-        for slot in frontend.slots where !known.contains(slot) {
-            if id.isOfDatagrams { try members.set(SocketForm.member(slot, of: id), SocketForm.number(1)) }
-            try slots.set(SocketForm.slot(slot, of: id), SocketForm.backend(slot))
-        }
-        if old?.size != frontend.size {
-            try object.maps[.frontends]?.set(SocketForm.frontend(id), SocketForm.number(frontend.size))
-        }
-        let (numbers, endpoints) = (Set(frontend.slots.map(\.number)), Set(frontend.slots.map(\.endpoint)))
-        for slot in old?.slots ?? [] {
-            if !numbers.contains(slot.number) { try slots.remove(SocketForm.slot(slot, of: id)) }
-            if id.isOfDatagrams, !endpoints.contains(slot.endpoint) {
-                try members.remove(SocketForm.member(slot, of: id))
-            }
-        }
-    }
-
-    private func remove(_ entry: SocketEntry, _ object: Loaded) throws {
+    private func remove(_ entry: SocketEntry) throws {
         switch entry {
-        case .client(let cookie): try object.maps[.clients]?.remove(SocketForm.client(cookie))
-        case .frontend(let frontend):
-            let wasLeft = left.withLock { $0.removeValue(forKey: frontend.id) == frontend }
-            if wasLeft { return }
-            try object.maps[.frontends]?.remove(SocketForm.frontend(frontend.id))
-            for slot in frontend.slots {
-                try object.maps[.slots]?.remove(SocketForm.slot(slot, of: frontend.id))
-                if frontend.id.isOfDatagrams {
-                    try object.maps[.members]?.remove(SocketForm.member(slot, of: frontend.id))
-                }
-            }
+        case .client(let cookie): try object?.maps[.clients]?.remove(SocketForm.client(cookie))
+        case .frontend(let frontend): try frontends?.remove(frontend)
         }
     }
 
     // MARK: Sockets
 
-    /// An endpoint that a frontend leads to no more; of all ports where none is given.
-    struct Gone {
-        let frontend: PlainFrontend.ID
-        let address: IPAddress
-        let port: UInt16?
-    }
-
     /// Ends sockets that would wait for an answer of what is gone.
     /// - Parameter namespace: by its cookie.
-    func endSockets(to gone: [Gone], namespace: (UInt64) -> NetworkNamespace?) {
+    func endSockets(to gone: [GoneEndpoint], namespace: (UInt64) -> NetworkNamespace?) {
         guard !gone.isEmpty, let map = object?.maps[.connections] else { return }
         var found: [Waiting: (peers: Set<Endpoint>, sockets: Set<UInt64>)] = [:]
         let byAddress = Dictionary(grouping: gone, by: \.address)

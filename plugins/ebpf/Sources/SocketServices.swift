@@ -19,7 +19,7 @@ public final class SocketServices: Plugin, PluginService {
     /// Where the network namespaces of pods are, by attachment.
     private let namespaces = Mutex<[ObjectKey: (cookie: UInt64, path: String)]>([:])
     /// Of datagrams' frontends, since it was last settled.
-    private let gone = Mutex<[SocketKernel.Gone]>([])
+    private let gone = Mutex<[GoneEndpoint]>([])
 
     /// - Parameter answered: `namespace/name` of a Service that is answered on this node itself.
     public init(_ services: ServiceProxy.Settings, ownCookie: UInt64, answered: String?, kernel: SocketKernel) {
@@ -67,7 +67,9 @@ public final class SocketServices: Plugin, PluginService {
     public func read() throws -> [SocketEntry] { try kernel.read() }
 
     public func apply(_ changes: KernelChanges<SocketEntry>) -> KernelOutcome<SocketEntry> {
-        gone.withLock { $0 += changes.lostDatagramEndpoints }
+        let lost = GoneEndpoint.ofDatagrams(
+            (changes.replaced.values + changes.remove).compactMap(\.frontend), now: changes.add.compactMap(\.frontend))
+        gone.withLock { $0 += lost }
         return kernel.apply(changes)
     }
 
@@ -78,7 +80,7 @@ public final class SocketServices: Plugin, PluginService {
             return gone
         }
         let streams = sight.endedStreams().map {
-            SocketKernel.Gone(frontend: $0.frontend, address: $0.endpoint, port: nil)
+            GoneEndpoint(frontend: $0.frontend, address: $0.endpoint, port: nil)
         }
         kernel.endSockets(to: datagrams + streams) { cookie in
             if cookie == ownCookie { return try? .current() }
@@ -126,21 +128,6 @@ public final class SocketServices: Plugin, PluginService {
         page.family("knetd_bpf_sockets_total", "counter", "Sockets that a Service's endpoint was chosen for.")
         for (outcome, count) in kernel.counters().sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
             page.sample("knetd_bpf_sockets_total", ["outcome": outcome.name], Double(count))
-        }
-    }
-}
-
-extension KernelChanges<SocketEntry> {
-    fileprivate var lostDatagramEndpoints: [SocketKernel.Gone] {
-        let old = replaced.values + remove
-        let new = Dictionary(add.map { ($0.id, $0) }) { $1 }
-        return old.flatMap { entry -> [SocketKernel.Gone] in
-            guard case .frontend(let before) = entry, before.id.isOfDatagrams else { return [] }
-            var kept: Set<Endpoint> = []
-            if case .frontend(let after) = new[entry.id] { kept = Set(after.slots.map(\.endpoint)) }
-            return Set(before.slots.map(\.endpoint)).subtracting(kept).map {
-                SocketKernel.Gone(frontend: before.id, address: $0.address, port: UInt16($0.port))
-            }
         }
     }
 }

@@ -16,7 +16,8 @@ import Testing
         for family in IPFamily.allCases {
             let pods = try #require(ProgramBench.pods[family])
             try ProgramBench.with { bench in
-                try bench.object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(policed: true, told: true))
+                try bench.object.maps[.settings]?.set(
+                    [0, 0, 0, 0], MapForm.settings(PathSettings(isPoliced: true, isTold: true)))
                 try body(bench, TestPacket(source: pods.a, destination: pods.b))
             }
         }

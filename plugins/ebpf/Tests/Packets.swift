@@ -36,11 +36,40 @@ struct TestPacket {
     }
 
     /// Its receiver's error about it, to its sender.
-    var error: TestPacket {
+    var error: TestPacket { error(of: destination) }
+
+    /// An error about it, of its receiver or a router.
+    func error(of sender: IPAddress) -> TestPacket {
         let isIPv4 = source.family == .v4
         return TestPacket(
-            source: destination, destination: source, transport: isIPv4 ? 1 : 58,
+            source: sender, destination: source, transport: isIPv4 ? 1 : 58,
             payload: [isIPv4 ? 3 : 1, isIPv4 ? 3 : 4, 0, 0, 0, 0, 0, 0] + bytes[14...])
+    }
+
+    /// Where its transport has a checksum.
+    private var sumOffset: Int { [6: 16, 17: 6][transport] ?? 2 }
+
+    /// The same with its transport's checksum.
+    var summed: TestPacket {
+        var packet = self
+        packet.payload[sumOffset] = 0
+        packet.payload[sumOffset + 1] = 0
+        let sum = Self.transportSum(packet.bytes)
+        packet.payload[sumOffset] = UInt8(sum >> 8)
+        packet.payload[sumOffset + 1] = UInt8(sum & 255)
+        return packet
+    }
+
+    /// Of a packet without options: the checksum of its transport, over what its header says; 0 where that is in it already.
+    static func transportSum(_ bytes: [UInt8]) -> UInt16 {
+        let isIPv4 = bytes[12] == 8
+        let (transport, start) = isIPv4 ? (bytes[23], 34) : (bytes[20], 54)
+        let length = bytes.count - start
+        let addresses = isIPv4 ? bytes[26..<34] : bytes[22..<54]
+        let pseudo =
+            transport == 1
+            ? [] : Array(addresses) + [0, 0, UInt8(length >> 8), UInt8(length & 255), 0, 0, 0, transport]
+        return checksum(pseudo + bytes[start...])
     }
 
     var bytes: [UInt8] {

@@ -175,7 +175,7 @@ import Testing
         if family == .v6, rest[0] >> 4 != 6 { return false }
         let least = [6: 20, 17: 8, 1: 8, 58: 8][transport] ?? .max
         guard total - length >= least, total <= rest.count, lifetime > 1 else { return false }
-        guard destination == pods.b || role == .fromNode && destination == pods.a else { return false }
+        guard destination == pods.b || role != .fromPod && destination == pods.a else { return false }
         guard role == .fromPod ? source == pods.a : isRemote(source) else { return false }
         switch (transport, family) {
         case (6, _), (17, _): return true

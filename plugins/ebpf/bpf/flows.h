@@ -3,7 +3,7 @@
 #ifndef KNET_FLOWS_H
 #define KNET_FLOWS_H
 
-#include "packet.h"
+#include "ways.h"
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -32,7 +32,7 @@ struct {
     __uint(max_entries, 1 << 18);
 } knet_events SEC(".maps");
 
-// Functions of the kernel, since 5.19 and 6.0 (net/netfilter/nf_conntrack_bpf.c).
+// Functions of the kernel, since 6.0 (net/netfilter/nf_conntrack_bpf.c).
 // libbpf wants a struct where the kernel has one.
 struct nf_conn {
     unsigned long status;
@@ -47,7 +47,7 @@ struct bpf_ct_opts {
 extern struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 tuple_size,
                                          struct bpf_ct_opts *options, __u32 options_size) __ksym;
 extern void bpf_ct_release(struct nf_conn *connection) __ksym;
-extern int bpf_ct_change_timeout(struct nf_conn *connection, __u32 milliseconds) __ksym __weak;
+extern int bpf_ct_change_timeout(struct nf_conn *connection, __u32 milliseconds) __ksym;
 
 // <linux/netfilter/nf_conntrack_common.h>: IPS_CONFIRMED; and what a connection must not have that can leave the stack: IPS_SRC_NAT,
 // IPS_DST_NAT, IPS_SEQ_ADJUST, IPS_DYING, IPS_TEMPLATE, IPS_UNTRACKED, IPS_HELPER.
@@ -95,8 +95,8 @@ static __always_inline void tell(__u32 kind, const struct knet_connection *key, 
 
     if (!event)
         return;
+    __builtin_memset(event, 0, sizeof(*event));
     event->kind = kind;
-    __builtin_memset(event->padding, 0, sizeof(event->padding));
     event->transport = key->transport;
     event->ends[0] = first ? key->ends[1] : key->ends[0];
     event->ends[1] = first ? key->ends[0] : key->ends[1];
@@ -246,8 +246,9 @@ static __always_inline __u32 admit(struct __sk_buff *skb, const struct packet *p
     flow = bpf_map_lookup_elem(&knet_flows, &passage.key);
     if (flow && !goes_on(flow, &passage))
         flow = NULL;
+    // Routers speak of connections to the stack.
     if (passage.segment.is_error)
-        return flow ? 0 : KNET_STACK_TRACKED;
+        return flow && !__builtin_memcmp(&passage.segment.about, &packet->source, 16) ? 0 : KNET_STACK_TRACKED;
 
     is_policed = wanted->policed != 0;
     // Who began is seen by who sends the first packet, or else by the port of the one who answers.
@@ -270,7 +271,7 @@ static __always_inline __u32 admit(struct __sk_buff *skb, const struct packet *p
                 bpf_map_delete_elem(&knet_flows, &passage.key);
             reason = flow && may_leave ? 0 : KNET_STACK_TRACKED;
             // A connection that was asked about went through the stack; once it is admitted it leaves it.
-            if (!flow && may_leave && is_policed && bpf_ct_change_timeout) {
+            if (!flow && may_leave && is_policed) {
                 beginner = options.dir ? !passage.sender : passage.sender;
                 reason = find_verdict(&passage, beginner);
                 if (!reason) {

@@ -73,11 +73,13 @@ struct segment {
     __u8 is_error;
     // Whether it can only be an answer.
     __u8 is_answer;
+    // Where the packet that an error is about was sent to.
+    struct knet_address about;
 };
 
 enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
 
-// An error is about a packet that its receiver sent to its sender: this is who of a connection's ends may speak of it here.
+// An error is about a packet that its receiver sent.
 static __always_inline __u32 read_error(struct __sk_buff *skb, const struct packet *packet, __u8 *transport,
                                         struct segment *segment)
 {
@@ -91,10 +93,10 @@ static __always_inline __u32 read_error(struct __sk_buff *skb, const struct pack
         } about;
 
         if (packet->transport_length < 8 + sizeof(about) || bpf_skb_load_bytes(skb, inner, &about, sizeof(about)) < 0 ||
-            __builtin_memcmp(&about.ip.saddr, &packet->destination, 16) ||
-            __builtin_memcmp(&about.ip.daddr, &packet->source, 16))
+            __builtin_memcmp(&about.ip.saddr, &packet->destination, 16))
             return KNET_STACK_TRACKED;
         *transport = about.ip.nexthdr;
+        __builtin_memcpy(&segment->about, &about.ip.daddr, 16);
         __builtin_memcpy(ports, about.ports, sizeof(ports));
     } else {
         struct {
@@ -104,10 +106,10 @@ static __always_inline __u32 read_error(struct __sk_buff *skb, const struct pack
 
         if (packet->transport_length < 8 + sizeof(about) || bpf_skb_load_bytes(skb, inner, &about, sizeof(about)) < 0 ||
             about.ip.ihl != 5 || about.ip.frag_off & bpf_htons(0x1fff) ||
-            __builtin_memcmp(&about.ip.saddr, packet->destination.bytes + 12, 4) ||
-            __builtin_memcmp(&about.ip.daddr, packet->source.bytes + 12, 4))
+            __builtin_memcmp(&about.ip.saddr, packet->destination.bytes + 12, 4))
             return KNET_STACK_TRACKED;
         *transport = about.ip.protocol;
+        map_address(&segment->about, about.ip.daddr);
         __builtin_memcpy(ports, about.ports, sizeof(ports));
     }
     if (*transport != IPPROTO_TCP && *transport != IPPROTO_UDP)

@@ -66,6 +66,35 @@ public struct PlainFrontend: Hashable, Sendable {
     }
 }
 
+extension PlainFrontend {
+    /// As clients outside see it, with a slot for every draw: the endpoint follows from the client alone, on every node. Its size is 0
+    /// where it is not plain.
+    init(outside frontend: Frontend) {
+        var isPlain = frontend.id.transport != .sctp
+        let view = frontend.facts.contains(.member(.external)) ? View.external : .cluster
+        for fact in frontend.facts {
+            switch fact {
+            case .member(.services), .member(.external), .slot: break
+            case .member(.balancer(let other, let balancer)):
+                isPlain = isPlain && (other != view || balancer.method != .source)
+            case .member(.drop(let other)): isPlain = isPlain && other != view
+            default: isPlain = false
+            }
+        }
+        let backends = isPlain ? frontend.backends(view) : []
+        guard !backends.isEmpty else {
+            self.init(id: frontend.id.plain, size: 0, slots: [])
+            return
+        }
+        let table = Slots.table(backends, .flow)
+        self.init(
+            id: frontend.id.plain, size: UInt32(table.balancer.size),
+            slots: table.slots.sorted { $0.key < $1.key }.map {
+                Slot(number: $0.key, address: $0.value.address, port: $0.value.port)
+            })
+    }
+}
+
 extension FrontendID {
     var plain: PlainFrontend.ID {
         PlainFrontend.ID(transport: transport.number, address: address, port: port)

@@ -36,13 +36,29 @@ public final class ServiceSight: Sendable {
     /// All frontends of a Service, for a balancer that can serve the plain ones to clients on this node. The others are told
     /// too: what is theirs is nobody else's.
     public func frontends(of key: ObjectKey, in state: ClusterState) -> [PlainFrontend] {
+        guard let plan = plan(of: key, in: state) else { return [] }
+        return plan.frontends.values.map { PlainFrontend($0) }.sorted { $0.id < $1.id }
+    }
+
+    /// All frontends of a Service, for a balancer that can serve the plain ones to clients outside. Clients have ClusterIPs from the
+    /// rules, where these are routed at all.
+    public func outsideFrontends(of key: ObjectKey, in state: ClusterState) -> [PlainFrontend] {
+        guard let plan = plan(of: key, in: state) else { return [] }
+        let inside = Set(plan.clusterIPs)
+        return plan.frontends.values.map { frontend in
+            inside.contains(frontend.id.address)
+                ? PlainFrontend(id: frontend.id.plain, size: 0, slots: []) : PlainFrontend(outside: frontend)
+        }.sorted { $0.id < $1.id }
+    }
+
+    private func plan(of key: ObjectKey, in state: ClusterState) -> ServicePlan? {
         guard let service = state.services[key], let viewpoint = viewpoint(state) else {
             endings.note(key, nil)
-            return []
+            return nil
         }
         let plan = ServicePlan(service, slices: state.slices(of: key), from: viewpoint)
         endings.note(key, plan)
-        return plan.frontends.values.map(PlainFrontend.init).sorted { $0.id < $1.id }
+        return plan
     }
 
     /// Frontends with endpoints that are no more, since this was last asked: streams to these get no answer.

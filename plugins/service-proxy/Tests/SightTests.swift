@@ -15,7 +15,7 @@ import Testing
             endpoints: endpoints.map { .init(addresses: [$0], conditions: nil, hostname: nil, nodeName: "node2") },
             ports: [.init(name: nil, port: 8080, protocol: "TCP")])
         let viewpoint = Viewpoint(node: "node1", zone: nil, nodePortAddresses: [.v4(0xC0A8_4D0B)])
-        return ServicePlan(service, slices: [slice], from: viewpoint).frontends.values.map(PlainFrontend.init)
+        return ServicePlan(service, slices: [slice], from: viewpoint).frontends.values.map { PlainFrontend($0) }
             .sorted { $0.id < $1.id }
     }
 

@@ -45,6 +45,10 @@ enum knet_outcome {
     KNET_STACK_ROUTE,
     // of a connection that policies deny, or are asked about.
     KNET_STACK_POLICY,
+    // Of a client outside, to an endpoint of a Service,
+    KNET_TO_ENDPOINT,
+    // and the answer.
+    KNET_TO_CLIENT,
     KNET_OUTCOMES,
 };
 
@@ -59,9 +63,15 @@ struct knet_settings {
     __u32 policed;
     // Whether connections are told of.
     __u32 told;
+    // Whether Services are balanced for clients outside,
+    __u32 balanced;
+    // and whether other nodes answer them directly.
+    __u32 direct;
+    // What this node asks other nodes' pods from, of IPv4 and IPv6: addresses that no pod has. Zero where there is none.
+    struct knet_address own[2];
 };
 
-// A connection. Its lesser end is the first one: so both ways find it.
+// A connection. Its lesser end is the first one: so both ways find it; of one way the sender is.
 struct knet_connection {
     struct knet_address ends[2];
     // Of TCP and UDP; of an echo its number, twice.
@@ -90,6 +100,32 @@ struct knet_flow {
 // For so many nanoseconds connections without an end of their own are remembered: as the stack's conntrack does.
 #define KNET_UDP_LIFETIME 180000000000
 #define KNET_ECHO_LIFETIME 30000000000
+
+// What becomes of the packets of one way of a connection with a Service.
+struct knet_translation {
+    struct knet_address ends[2];
+    __u16 ports[2];
+    // Of a pod of this node that it goes to; 0: to elsewhere.
+    __u32 link;
+    __u64 seen;
+    __u64 packets;
+    __u64 bytes;
+    // `enum knet_outcome`: to an endpoint, or to a client.
+    __u32 kind;
+    // Whether its sender has ended it, or it was cut off.
+    __u32 ended;
+    // Whether it is left as it is, for another node to translate.
+    __u32 is_direct;
+    __u32 padding;
+};
+
+// A Service's address with a port, for clients outside.
+struct knet_service {
+    // A power of two: a draw takes one of so many slots. 0: the stack's.
+    __u32 size;
+    // Whether every node serves it.
+    __u32 is_shared;
+};
 
 // A question to the policies: may the source connect there?
 struct knet_question {
@@ -136,11 +172,15 @@ struct knet_event {
     __u8 padding[3];
     __u32 kind;
     __u32 links[2];
+    // Where it was sent to; zero where that is its second end.
+    struct knet_address asked;
+    __u16 asked_port;
+    __u16 more_padding;
     __u64 packets[2];
     __u64 bytes[2];
 };
 
-// An address and port where a Service is, in the maps of sockets.
+// An address and port where a Service is.
 struct knet_frontend {
     struct knet_address address;
     __u16 port;
@@ -199,12 +239,14 @@ _Static_assert(sizeof(struct knet_address) == 16, "key of knet_endpoints");
 _Static_assert(sizeof(struct knet_endpoint) == 16, "value of knet_endpoints");
 _Static_assert(sizeof(struct knet_prefix) == 20, "key of knet_nodes");
 _Static_assert(sizeof(struct knet_counter) == 16, "value of knet_counters");
-_Static_assert(sizeof(struct knet_settings) == 8, "value of knet_settings");
+_Static_assert(sizeof(struct knet_settings) == 48, "value of knet_settings");
 _Static_assert(sizeof(struct knet_connection) == 40, "key of knet_flows");
 _Static_assert(sizeof(struct knet_flow) == 64, "value of knet_flows");
+_Static_assert(sizeof(struct knet_translation) == 80, "value of knet_translated");
+_Static_assert(sizeof(struct knet_service) == 8, "value of knet_outside");
 _Static_assert(sizeof(struct knet_question) == 36, "key of knet_verdicts");
 _Static_assert(sizeof(struct knet_verdict) == 12, "value of knet_verdicts");
-_Static_assert(sizeof(struct knet_event) == 88, "record of knet_events");
+_Static_assert(sizeof(struct knet_event) == 104, "record of knet_events");
 _Static_assert(sizeof(struct knet_frontend) == 20, "key of knet_frontends");
 _Static_assert(sizeof(struct knet_slot) == 24, "key of knet_slots");
 _Static_assert(sizeof(struct knet_backend) == 20, "value of knet_slots");

@@ -1,0 +1,269 @@
+import CKnetBPF
+import KnetCore
+import KnetLinux
+import ServiceProxyPlugin
+import TestSupport
+import Testing
+
+@testable import EBPFPlugin
+
+/// Services for clients outside, packet by packet: who gets which endpoint, and how addresses are translated both ways.
+@Suite(.serialized, .enabled(if: Root.isAvailable)) struct BalanceTests {
+    private static let (syn, ack, fin) = (TestPacket.Flags.syn, TestPacket.Flags.ack, TestPacket.Flags.fin)
+
+    /// A Service for which there are ways: to pod b here, or to another node's pod.
+    private struct Stage {
+        let bench: ProgramBench
+        let uplink: Int32
+        let family: IPFamily
+        let client: IPAddress
+        let router: IPAddress
+        let frontend: IPAddress
+        let own: IPAddress
+        let pods: Pods
+
+        func packet(_ flags: UInt8? = nil, port: UInt8 = 0x34) -> TestPacket {
+            var packet = TestPacket(source: client, destination: frontend)
+            packet.payload[1] = port
+            return (flags.map { packet.with(flags: $0) } ?? packet).summed
+        }
+
+        /// What becomes of a packet; `nil`: it is the stack's.
+        func run(_ packet: TestPacket, _ role: PathRole = .fromOutside, on link: Int32? = nil) throws -> [UInt8]? {
+            let result = try #require(try bench.run(packet.bytes, role, on: link ?? uplink))
+            if result.verdict == ProgramBench.stack {
+                #expect(result.packet == packet.bytes)
+                return nil
+            }
+            #expect(result.verdict == ProgramBench.redirect)
+            let bytes = result.packet
+            if family == .v4 { #expect(TestPacket.checksum(bytes[14..<34]) == 0, "the header's sum") }
+            #expect(bytes[family == .v4 ? 22 : 21] == packet.lifetime - 1)
+            #expect(TestPacket.transportSum(bytes) == 0, "the transport's sum: \(bytes)")
+            return bytes
+        }
+
+        /// Source and destination with ports.
+        func ends(_ bytes: [UInt8], at start: Int = 14) -> [String] {
+            let (first, size, ports) = family == .v4 ? (start + 12, 4, start + 20) : (start + 8, 16, start + 40)
+            return (0..<2).map { index in
+                let address = IPAddress(bytes: bytes[first + index * size..<first + (index + 1) * size])
+                let port = Int(bytes[ports + 2 * index]) << 8 | Int(bytes[ports + 2 * index + 1])
+                return "\(address.map { "\($0)" } ?? "?") \(port)"
+            }
+        }
+    }
+
+    private typealias Pods = (a: IPAddress, b: IPAddress, remote: IPAddress, outside: IPAddress)
+
+    /// - Parameter backends: whom the Service leads to.
+    private static func with(
+        _ backends: (Pods) -> [IPAddress] = { [$0.b] }, direct: Bool = false, policed: Bool = false,
+        _ body: (Stage) throws -> Void
+    ) throws {
+        for family in IPFamily.allCases {
+            try ProgramBench.with { bench in
+                let pods = try #require(ProgramBench.pods[family])
+                func address(_ v4: String, _ v6: String) throws -> IPAddress {
+                    try #require(IPAddress(family == .v4 ? v4 : v6))
+                }
+                // The uplink, and what leads to the other node.
+                let stage = Stage(
+                    bench: bench, uplink: try ProgramBench.makeLink("knet-u"), family: family,
+                    client: pods.outside, router: try address("192.0.2.254", "2001:db8::254"),
+                    frontend: try address("203.0.113.7", "2001:db8:7::7"), own: try address("10.42.1.0", "fd42:1::"),
+                    pods: pods)
+                let (ip, length) = family == .v4 ? ("ip", 24) : ("ip -6", 64)
+                for network in [stage.client, pods.remote] {
+                    let commands =
+                        "\(ip) route add \(network)/\(length == 24 ? 32 : 128) dev knet-u && "
+                        + "\(ip) neighbour add \(network) dev knet-u lladdr 02:00:00:00:00:99"
+                    let outcome = try ChildProcess.run("/bin/sh", ["-c", commands])
+                    try #require(outcome.status == 0, "\(outcome)")
+                }
+                for link in ["knet-u", "all", "knet-a", "knet-b"] {
+                    try Sysctl.write("net/\(family == .v4 ? "ipv4" : "ipv6")/conf/\(link)/forwarding", "1")
+                }
+                var settings = PathSettings(isPoliced: policed, isTold: true, isBalanced: true, isDirect: direct)
+                settings.own = [family: stage.own]
+                let maps = bench.object.maps
+                try maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(settings))
+                let frontends = FrontendMaps(try #require(maps[.outside]), slots: try #require(maps[.tables]))
+                let ends = backends(pods)
+                for transport in [6, 17] as [UInt8] {
+                    let id = PlainFrontend.ID(transport: transport, address: stage.frontend, port: 0x35)
+                    let slots = (0..<64).map { number in
+                        PlainFrontend.Slot(number: UInt32(number), address: ends[number % ends.count], port: 7007)
+                    }
+                    try frontends.set(
+                        PlainFrontend(id: id, size: 64, slots: slots), replacing: nil,
+                        SocketForm.number(64) + SocketForm.number(1))
+                }
+                try body(stage)
+            }
+        }
+    }
+
+    @Test func aConnectionGoesToAPodHereAndItsAnswersBack() throws {
+        try Self.with { stage in
+            for flags in [Self.syn, nil] as [UInt8?] {
+                let forth = try #require(try stage.run(stage.packet(flags)))
+                #expect(stage.ends(forth) == ["\(stage.client) \(0x1234)", "\(stage.pods.b) 7007"])
+                #expect(Array(forth[..<12]) == ProgramBench.podMAC.bytes + ProgramBench.hostMAC.bytes)
+                var answer = TestPacket(source: stage.pods.b, destination: stage.client)
+                answer.payload[..<4] = [0x1B, 0x5F, 0x12, 0x34]
+                answer = (flags == nil ? answer : answer.with(flags: Self.syn | Self.ack)).summed
+                let back = try #require(try stage.run(answer, .fromPod, on: stage.bench.links.b))
+                #expect(stage.ends(back) == ["\(stage.frontend) \(0x35)", "\(stage.client) \(0x1234)"])
+                #expect(Array(back[..<6]) == [2, 0, 0, 0, 0, 0x99])
+                // What follows takes the same way; what has not begun does not.
+                if flags != nil {
+                    #expect(try stage.run(stage.packet(Self.ack)) != nil)
+                    #expect(try stage.run(stage.packet(Self.ack, port: 0x35)) == nil)
+                }
+                answer.payload[3] += 1
+                #expect(try stage.run(answer.summed, .fromPod, on: stage.bench.links.b) == nil)
+            }
+            #expect(stage.bench.count(.toEndpoint) == 3 && stage.bench.count(.toClient) == 2)
+        }
+    }
+
+    /// From an address that no pod has: else its node would answer the client itself.
+    @Test func aConnectionGoesToAnotherNodesPodAndItsAnswersBack() throws {
+        try Self.with({ [$0.remote] }) { stage in
+            let remote = stage.pods.remote
+            var sources: Set<String> = []
+            for port in 0..<50 as Range<UInt8> {
+                let forth = try #require(try stage.run(stage.packet(Self.syn, port: port)))
+                let ends = stage.ends(forth)
+                #expect(ends[1] == "\(remote) 7007")
+                let source = ends[0].split(separator: " ")
+                #expect(source.first == "\(stage.own)")
+                let own = try #require(source.last.flatMap { UInt16($0) })
+                #expect((1024..<32_768).contains(own))
+                sources.insert(ends[0])
+                var answer = TestPacket(source: remote, destination: stage.own)
+                answer.payload[..<4] = [0x1B, 0x5F, UInt8(own >> 8), UInt8(own & 255)]
+                let back = try #require(
+                    try stage.run(answer.with(flags: Self.syn | Self.ack).summed, .fromNode))
+                #expect(stage.ends(back) == ["\(stage.frontend) \(0x35)", "\(stage.client) \(0x1200 + Int(port))"])
+            }
+            #expect(sources.count == 50, "each connection has a port of its own")
+        }
+    }
+
+    /// The stack serves what is not in the maps, and goes on with what it tracks.
+    @Test func whatIsNotInTheMapsIsTheStacks() throws {
+        try Self.with { stage in
+            var packet = stage.packet(Self.syn)
+            packet.payload[3] += 1
+            #expect(try stage.run(packet.summed) == nil)
+            packet = stage.packet(Self.syn)
+            packet.destination = stage.router
+            #expect(try stage.run(packet.summed) == nil)
+            packet = stage.packet(Self.syn)
+            packet.lifetime = 1
+            #expect(try stage.run(packet) == nil)
+            #expect(try stage.run(stage.packet(Self.syn), .fromNode) == nil, "other nodes have no clients outside")
+            let maps = stage.bench.object.maps
+            try maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(PathSettings()))
+            #expect(try stage.run(stage.packet(Self.syn)) == nil)
+        }
+    }
+
+    @Test func errorsAreTranslatedWithWhatTheyAreAbout() throws {
+        try Self.with { stage in
+            for flags in [Self.syn, nil] as [UInt8?] {
+                let packet = stage.packet(flags)
+                _ = try #require(try stage.run(packet))
+                var answer = TestPacket(source: stage.pods.b, destination: stage.client)
+                answer.payload[..<4] = [0x1B, 0x5F, 0x12, 0x34]
+                // A router's, about an answer that the client was sent.
+                var told = answer
+                told.source = stage.frontend
+                told.payload[..<2] = [0, 0x35]
+                if flags != nil { told = told.with(flags: Self.ack) }
+                let router = try #require(try stage.run(told.error(of: stage.router).summed))
+                let inner = stage.family == .v4 ? 42 : 62
+                #expect(stage.ends(router)[0].hasPrefix("\(stage.router) "))
+                #expect(stage.ends(router)[1].hasPrefix("\(stage.pods.b) "))
+                #expect(stage.ends(router, at: inner) == ["\(stage.pods.b) 7007", "\(stage.client) \(0x1234)"])
+                if stage.family == .v4 { #expect(TestPacket.checksum(router[inner..<inner + 20]) == 0) }
+                // The pod's, about what it was sent.
+                var seen = packet
+                seen.destination = stage.pods.b
+                seen.payload[2..<4] = [0x1B, 0x5F]
+                let pod = try #require(try stage.run(seen.error.summed, .fromPod, on: stage.bench.links.b))
+                #expect(stage.ends(pod)[0].hasPrefix("\(stage.frontend) "))
+                #expect(stage.ends(pod)[1].hasPrefix("\(stage.client) "))
+                #expect(stage.ends(pod, at: inner) == ["\(stage.client) \(0x1234)", "\(stage.frontend) \(0x35)"])
+                if stage.family == .v4 { #expect(TestPacket.checksum(pod[inner..<inner + 20]) == 0) }
+            }
+            // About nothing that is known.
+            var other = stage.packet(Self.syn, port: 0x77)
+            other.source = stage.frontend
+            other.destination = stage.client
+            #expect(try stage.run(other.error(of: stage.router).summed) == nil)
+        }
+    }
+
+    @Test func policiesAreAskedForTheEndpoint() throws {
+        try Self.with(policed: true) { stage in
+            #expect(try stage.run(stage.packet(Self.syn)) == nil)
+            let question = VerdictExchange.Question(
+                source: stage.client, destination: stage.pods.b, transport: 6, port: 7007, isLocal: (false, true))
+            let key = MapForm.question(question)
+            #expect(stage.bench.object.maps[.verdicts]?.keys == [key])
+            let links = (UInt32(0), UInt32(stage.bench.links.b))
+            try stage.bench.object.maps[.verdicts]?.set(key, MapForm.verdict(KNET_LEFT, links))
+            #expect(try stage.run(stage.packet(Self.syn)) == nil)
+            try stage.bench.object.maps[.verdicts]?.set(key, MapForm.verdict(KNET_ADMITTED, links))
+            #expect(try stage.run(stage.packet(Self.syn)) != nil)
+        }
+    }
+
+    /// The same client has the same endpoint whenever it comes.
+    @Test func clientsAreSpreadAndKeepTheirEndpoint() throws {
+        try Self.with({ [$0.a, $0.b] }) { stage in
+            let pods = stage.pods
+            do {
+                var first: [UInt8: String] = [:]
+                for port in 0..<200 as Range<UInt8> {
+                    first[port] = try stage.ends(#require(try stage.run(stage.packet(port: port))))[1]
+                }
+                #expect(Set(first.values).count == 2)
+                #expect((60...140).contains(first.values.count { $0.hasPrefix("\(pods.a) ") }), "\(first.values.count)")
+                for key in stage.bench.object.maps[.translations]?.keys ?? [] {
+                    try stage.bench.object.maps[.translations]?.remove(key)
+                }
+                for port in 0..<200 as Range<UInt8> {
+                    #expect(try stage.ends(#require(try stage.run(stage.packet(port: port))))[1] == first[port])
+                }
+            }
+        }
+    }
+
+    /// Another node's endpoint answers by itself, from the Service's address: what it gets is as the client sent it.
+    @Test func withDirectReturnTheEndpointsNodeTranslates() throws {
+        do {
+            try Self.with({ [$0.remote] }, direct: true) { stage in
+                let forth = try #require(try stage.run(stage.packet(Self.syn)))
+                #expect(stage.ends(forth) == ["\(stage.client) \(0x1234)", "\(stage.frontend) \(0x35)"])
+                #expect(Array(forth[..<6]) == [2, 0, 0, 0, 0, 0x99])
+                #expect(try stage.run(stage.packet(Self.ack)) != nil)
+                #expect(try stage.run(stage.packet(Self.syn, port: 9), .fromNode) == nil, "it is not sent on twice")
+            }
+            try Self.with(direct: true) { stage in
+                let pods = stage.pods
+                let forth = try #require(try stage.run(stage.packet(Self.syn), .fromNode))
+                #expect(stage.ends(forth) == ["\(stage.client) \(0x1234)", "\(pods.b) 7007"])
+                var answer = TestPacket(source: pods.b, destination: stage.client)
+                answer.payload[..<4] = [0x1B, 0x5F, 0x12, 0x34]
+                let back = try #require(
+                    try stage.run(
+                        answer.with(flags: Self.syn | Self.ack).summed, .fromPod, on: stage.bench.links.b))
+                #expect(stage.ends(back) == ["\(stage.frontend) \(0x35)", "\(stage.client) \(0x1234)"])
+            }
+        }
+    }
+}

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+// Services for clients outside: an endpoint for each connection, and addresses translated both ways.
+#ifndef KNET_BALANCE_H
+#define KNET_BALANCE_H
+
+#include "flows.h"
+
+// The daemon sets the sizes of these three before it loads them.
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1024);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct knet_frontend);
+    __type(value, struct knet_service);
+} knet_outside SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1024);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct knet_slot);
+    __type(value, struct knet_backend);
+} knet_tables SEC(".maps");
+
+// By the way that packets come. What was not used for longest is forgotten first.
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 1024);
+    __type(key, struct knet_connection);
+    __type(value, struct knet_translation);
+} knet_translated SEC(".maps");
+
+// What an error holds of what it is about.
+union inner {
+    struct {
+        struct iphdr ip;
+        __u16 ports[2];
+    } v4;
+    struct {
+        struct ipv6hdr ip;
+        __u16 ports[2];
+    } v6;
+    __be32 words[11];
+};
+
+// What is larger than the stack of a program; no two run on one processor at a time.
+struct scratch {
+    // As the packet has it, and what becomes of it.
+    struct knet_connection way;
+    struct knet_translation translation;
+    // Of a new connection.
+    struct knet_connection answer;
+    struct knet_translation forth;
+    struct knet_translation back;
+    struct knet_slot slot;
+    struct passage passage;
+    struct route route;
+    // Of an error.
+    union inner old;
+    union inner new;
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct scratch);
+} knet_scratch SEC(".maps");
+
+// Ports from which other nodes' pods are asked: the stack's own sockets have higher ones (net.ipv4.ip_local_port_range).
+enum { FIRST_PORT = 1024, PORTS = 31744, PORT_TRIALS = 8 };
+
+// <uapi/linux/bpf.h> since 6.16; others say that they do not know it. Without it the sum that a device made over an IPv6 packet is
+// spoiled.
+#define F_IPV6 (1ULL << 7)
+
+static __always_inline __u32 sum_offset(const struct packet *packet)
+{
+    switch (packet->transport) {
+    case IPPROTO_TCP:
+        return packet->transport_offset + 16;
+    case IPPROTO_UDP:
+        return packet->transport_offset + 6;
+    default:
+        return packet->transport_offset + 2;
+    }
+}
+
+// Adds a difference to the transport's checksum. `flags` says whether it is one of addresses.
+static __always_inline long mend_sum(struct __sk_buff *skb, const struct packet *packet, __s64 difference, __u64 flags)
+{
+    __u64 mangled = packet->transport == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+
+    if (packet->is_ipv6 && flags &&
+        bpf_l4_csum_replace(skb, sum_offset(packet), 0, difference, mangled | flags | F_IPV6) == 0)
+        return 0;
+    return bpf_l4_csum_replace(skb, sum_offset(packet), 0, difference, mangled | flags);
+}
+
+// Puts new addresses in the place of those of the packet.
+static __noinline int translate_addresses(struct __sk_buff *skb, const struct packet *packet,
+                                          struct knet_translation *translation)
+{
+    __be32 old[2], new[2];
+    __s64 difference;
+
+    if (!packet || !translation)
+        return -1;
+    if (packet->is_ipv6) {
+        // Both have them one behind the other.
+        difference = bpf_csum_diff((__be32 *)&packet->source, 32, (__be32 *)translation->ends, 32, 0);
+        if (bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, saddr), translation->ends, 32, 0) < 0)
+            return -1;
+        // The sum of ICMP over IPv6 has the addresses in it.
+        return mend_sum(skb, packet, difference, BPF_F_PSEUDO_HDR);
+    }
+    __builtin_memcpy(old, packet->source.bytes + 12, 4);
+    __builtin_memcpy(old + 1, packet->destination.bytes + 12, 4);
+    __builtin_memcpy(new, translation->ends[0].bytes + 12, 4);
+    __builtin_memcpy(new + 1, translation->ends[1].bytes + 12, 4);
+    difference = bpf_csum_diff(old, 8, new, 8, 0);
+    if (bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check), 0, difference, 0) < 0 ||
+        bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct iphdr, saddr), new, 8, 0) < 0)
+        return -1;
+    return packet->transport == IPPROTO_ICMP ? 0 : mend_sum(skb, packet, difference, BPF_F_PSEUDO_HDR);
+}
+
+static __noinline int translate_ports(struct __sk_buff *skb, const struct packet *packet, __u32 old, __u32 new)
+{
+    __s64 difference;
+
+    if (!packet)
+        return -1;
+    difference = bpf_csum_diff(&old, 4, &new, 4, 0);
+    if (mend_sum(skb, packet, difference, 0) < 0)
+        return -1;
+    return bpf_skb_store_bytes(skb, packet->transport_offset, &new, 4, 0);
+}
+
+// What an error is about went the other way.
+static __noinline int translate_inner(struct __sk_buff *skb, const struct packet *packet, struct scratch *work)
+{
+    union inner *old, *new;
+    const struct knet_translation *to;
+    __u32 offset;
+    __s64 sum;
+
+    if (!packet || !work)
+        return -1;
+    old = &work->old;
+    new = &work->new;
+    to = &work->translation;
+    offset = packet->transport_offset + 8;
+    if (packet->is_ipv6) {
+        if (bpf_skb_load_bytes(skb, offset, old, sizeof(old->v6)) < 0)
+            return -1;
+        *new = *old;
+        __builtin_memcpy(&new->v6.ip.saddr, &to->ends[1], 16);
+        __builtin_memcpy(&new->v6.ip.daddr, &to->ends[0], 16);
+        new->v6.ports[0] = to->ports[1];
+        new->v6.ports[1] = to->ports[0];
+        if (mend_sum(skb, packet, bpf_csum_diff(old->words, sizeof(old->v6), new->words, sizeof(new->v6), 0), 0) < 0)
+            return -1;
+        return bpf_skb_store_bytes(skb, offset, new, sizeof(new->v6), 0);
+    }
+    if (bpf_skb_load_bytes(skb, offset, old, sizeof(old->v4)) < 0)
+        return -1;
+    *new = *old;
+    __builtin_memcpy(&new->v4.ip.saddr, to->ends[1].bytes + 12, 4);
+    __builtin_memcpy(&new->v4.ip.daddr, to->ends[0].bytes + 12, 4);
+    new->v4.ports[0] = to->ports[1];
+    new->v4.ports[1] = to->ports[0];
+    // Its header has a sum of its own (RFC 1624).
+    sum = bpf_csum_diff(&old->v4.ip.saddr, 8, &new->v4.ip.saddr, 8, ~(__u32)old->v4.ip.check & 0xffff);
+    sum = (sum & 0xffff) + (sum >> 16 & 0xffff);
+    sum = (sum & 0xffff) + (sum >> 16);
+    new->v4.ip.check = ~sum;
+    if (mend_sum(skb, packet, bpf_csum_diff(old->words, sizeof(old->v4), new->words, sizeof(new->v4), 0), 0) < 0)
+        return -1;
+    return bpf_skb_store_bytes(skb, offset, new, sizeof(new->v4), 0);
+}
+
+// Counts the packet, and tells of the connection's end when the second of its ends has said so.
+static __always_inline void note_translated(struct __sk_buff *skb, const struct knet_connection *way,
+                                            struct knet_translation *translation, const struct segment *segment,
+                                            __u32 told)
+{
+    __u64 now = bpf_ktime_get_coarse_ns();
+    struct knet_translation *other;
+    struct knet_connection back = {};
+    struct knet_event *event;
+    int is_answer = translation->kind == KNET_TO_CLIENT;
+
+    __sync_fetch_and_add(&translation->packets, 1);
+    __sync_fetch_and_add(&translation->bytes, skb->len);
+    if (now - translation->seen > SECOND)
+        translation->seen = now;
+    if (way->transport != IPPROTO_TCP || !(segment->flags & (TCP_FIN | TCP_RST)) || translation->ended)
+        return;
+    translation->ended = 1;
+    back.ends[0] = translation->ends[1];
+    back.ends[1] = translation->ends[0];
+    back.ports[0] = translation->ports[1];
+    back.ports[1] = translation->ports[0];
+    back.transport = way->transport;
+    other = bpf_map_lookup_elem(&knet_translated, &back);
+    if (!other)
+        return;
+    if (segment->flags & TCP_RST)
+        other->ended = 1;
+    else if (!other->ended)
+        return;
+    if (!told)
+        return;
+    event = bpf_ringbuf_reserve(&knet_events, sizeof(*event), 0);
+    if (!event)
+        return;
+    __builtin_memset(event, 0, sizeof(*event));
+    event->kind = KNET_EVENT_ENDED;
+    event->transport = way->transport;
+    event->ends[0] = is_answer ? translation->ends[1] : way->ends[0];
+    event->ends[1] = is_answer ? way->ends[0] : translation->ends[1];
+    event->ports[0] = is_answer ? translation->ports[1] : way->ports[0];
+    event->ports[1] = is_answer ? way->ports[0] : translation->ports[1];
+    event->asked = is_answer ? translation->ends[0] : way->ends[1];
+    event->asked_port = is_answer ? translation->ports[0] : way->ports[1];
+    event->packets[0] = is_answer ? other->packets : translation->packets;
+    event->packets[1] = is_answer ? translation->packets : other->packets;
+    event->bytes[0] = is_answer ? other->bytes : translation->bytes;
+    event->bytes[1] = is_answer ? translation->bytes : other->bytes;
+    bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+}
+
+static __always_inline int is_current(const struct knet_translation *translation, const struct knet_connection *way,
+                                      const struct segment *segment)
+{
+    if (way->transport != IPPROTO_TCP)
+        return bpf_ktime_get_coarse_ns() - translation->seen < KNET_UDP_LIFETIME;
+    // Another one with the same ports.
+    return segment->is_error || !(segment->flags & TCP_SYN) || segment->is_answer || !translation->ended;
+}
+
+// The same in every process and on every node (Bob Jenkins, one-at-a-time).
+static __always_inline __u32 hash(const struct knet_address *address, __u16 port)
+{
+    __u32 value = port;
+
+    for (int i = 0; i < 4; i++) {
+        __u32 word;
+
+        __builtin_memcpy(&word, address->bytes + 4 * i, 4);
+        value += word;
+        value += value << 10;
+        value ^= value >> 6;
+    }
+    value += value << 3;
+    value ^= value >> 11;
+    return value + (value << 15);
+}
+
+// Both ways of a new connection. Returns 0, or why it is the stack's.
+static __always_inline __u32 begin_translation(struct scratch *work, const struct knet_backend *backend, __u32 link,
+                                               const struct knet_settings *wanted, int is_direct, int is_ipv6)
+{
+    const struct knet_connection *way = &work->way;
+    struct knet_connection *answer = &work->answer;
+    struct knet_translation *forth = &work->forth, *back = &work->back;
+    __u64 now = bpf_ktime_get_coarse_ns();
+    __u32 seed = hash(&way->ends[0], way->ports[0]) ^ (__u32)now;
+    long status = -1;
+
+    __builtin_memset(forth, 0, sizeof(*forth));
+    __builtin_memset(back, 0, sizeof(*back));
+    __builtin_memset(answer, 0, sizeof(*answer));
+    forth->link = link;
+    forth->seen = back->seen = now;
+    forth->kind = KNET_TO_ENDPOINT;
+    back->kind = KNET_TO_CLIENT;
+    answer->transport = way->transport;
+    forth->ends[0] = way->ends[0];
+    forth->ports[0] = way->ports[0];
+    forth->ends[1] = backend->address;
+    forth->ports[1] = backend->port;
+    back->ends[0] = way->ends[1];
+    back->ports[0] = way->ports[1];
+    back->ends[1] = way->ends[0];
+    back->ports[1] = way->ports[0];
+    answer->ends[0] = backend->address;
+    answer->ports[0] = backend->port;
+    if (is_direct) {
+        // Its node translates, and answers.
+        forth->is_direct = 1;
+        status = 0;
+    } else if (link) {
+        answer->ends[1] = way->ends[0];
+        answer->ports[1] = way->ports[0];
+        status = bpf_map_update_elem(&knet_translated, answer, back, BPF_ANY);
+    } else {
+        // Its node would answer the client from the endpoint's own address.
+        forth->ends[0] = is_ipv6 ? wanted->own[1] : wanted->own[0];
+        if (!forth->ends[0].bytes[0] && !forth->ends[0].bytes[10])
+            return KNET_STACK_OTHER;
+        answer->ends[1] = forth->ends[0];
+        for (int i = 0; i < PORT_TRIALS && status < 0; i++) {
+            const struct knet_translation *taken;
+
+            forth->ports[0] = bpf_htons(FIRST_PORT + (seed + i * 7919) % PORTS);
+            answer->ports[1] = forth->ports[0];
+            taken = bpf_map_lookup_elem(&knet_translated, answer);
+            // One that is over makes room.
+            if (taken && !taken->ended && now - taken->seen < KNET_UDP_LIFETIME)
+                continue;
+            status = bpf_map_update_elem(&knet_translated, answer, back, taken ? BPF_ANY : BPF_NOEXIST);
+        }
+    }
+    if (status < 0)
+        return KNET_STACK_OTHER;
+    if (bpf_map_update_elem(&knet_translated, way, forth, BPF_ANY) < 0) {
+        bpf_map_delete_elem(&knet_translated, answer);
+        return KNET_STACK_OTHER;
+    }
+    if (wanted->told && !is_direct) {
+        struct knet_event *event = bpf_ringbuf_reserve(&knet_events, sizeof(*event), 0);
+
+        if (event) {
+            __builtin_memset(event, 0, sizeof(*event));
+            event->kind = KNET_EVENT_BEGAN;
+            event->transport = way->transport;
+            event->ends[0] = way->ends[0];
+            event->ends[1] = backend->address;
+            event->ports[0] = way->ports[0];
+            event->ports[1] = backend->port;
+            event->asked = way->ends[1];
+            event->asked_port = way->ports[1];
+            event->links[1] = link;
+            bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+        }
+    }
+    return 0;
+}
+
+// Where a packet comes from.
+enum { FROM_POD, FROM_NODE, FROM_OUTSIDE };
+
+// Draws an endpoint for a connection. Returns 0, or why it is the stack's.
+static __always_inline __u32 draw(struct __sk_buff *skb, const struct packet *packet, const struct segment *segment,
+                                  struct scratch *work, const struct knet_settings *wanted, int origin)
+{
+    const struct knet_connection *way = &work->way;
+    struct knet_slot *slot = &work->slot;
+    struct bpf_ct_opts options = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = packet->transport };
+    const struct knet_endpoint *endpoint;
+    const struct knet_service *service;
+    const struct knet_backend *backend;
+    struct nf_conn *tracked;
+    __u32 link = 0;
+
+    __builtin_memset(slot, 0, sizeof(*slot));
+    slot->frontend.address = way->ends[1];
+    slot->frontend.port = way->ports[1];
+    slot->frontend.transport = way->transport;
+    service = bpf_map_lookup_elem(&knet_outside, &slot->frontend);
+    // Other nodes send only what is to be answered from here.
+    if (!service || !service->size || (origin == FROM_NODE && !(wanted->direct && service->is_shared)))
+        return KNET_STACK_OTHER;
+    tracked = find_tracked(skb, packet, segment, &options);
+    if (tracked) {
+        bpf_ct_release(tracked);
+        return KNET_STACK_TRACKED;
+    }
+    // Its size is a power of two.
+    slot->slot = hash(&way->ends[0], way->ports[0]) & (service->size - 1);
+    backend = bpf_map_lookup_elem(&knet_tables, slot);
+    if (!backend)
+        return KNET_STACK_OTHER;
+    endpoint = bpf_map_lookup_elem(&knet_endpoints, &backend->address);
+    if (endpoint) {
+        link = endpoint->link;
+        if (wanted->policed) {
+            // It is one way of a connection: nobody looks for it among those between pods.
+            struct passage *passage = &work->passage;
+            __u32 reason;
+
+            __builtin_memset(passage, 0, sizeof(*passage));
+            passage->key = *way;
+            passage->key.ends[1] = backend->address;
+            passage->key.ports[1] = backend->port;
+            passage->to = link;
+            reason = find_verdict(passage, 0);
+            if (reason)
+                return reason;
+        }
+    // What is neither a pod here nor one of another node's is reached by the stack alone.
+    } else if (origin == FROM_NODE || !is_of_other_node(&backend->address)) {
+        return KNET_STACK_OTHER;
+    }
+    return begin_translation(work, backend, link, wanted, !link && wanted->direct && service->is_shared,
+                             packet->is_ipv6);
+}
+
+// Puts other ends in the place of a packet's.
+static __always_inline int translate(struct __sk_buff *skb, const struct packet *packet, const struct segment *segment,
+                                     struct scratch *work)
+{
+    struct knet_translation *translation = &work->translation;
+    __u32 old, new;
+
+    if (segment->is_error) {
+        if (translate_inner(skb, packet, work) < 0)
+            return -1;
+        // A router speaks for itself.
+        if (__builtin_memcmp(&segment->about, &packet->source, 16))
+            translation->ends[0] = packet->source;
+    } else {
+        __builtin_memcpy(&old, segment->ports, 4);
+        __builtin_memcpy(&new, translation->ports, 4);
+        if (translate_ports(skb, packet, old, new) < 0)
+            return -1;
+    }
+    return translate_addresses(skb, packet, translation);
+}
+
+// Where the packet is one of a connection with a Service's address, sends it on its way. Else counts why it is the stack's.
+static __always_inline int balance(struct __sk_buff *skb, const struct packet *packet, int origin)
+{
+    const struct knet_settings *wanted = settings();
+    const struct knet_endpoint *endpoint = NULL;
+    struct knet_translation *translation;
+    struct segment segment = {};
+    struct knet_connection *way;
+    struct scratch *work;
+    __u32 reason, zero = 0;
+
+    if (!wanted || !wanted->balanced || packet->lifetime <= 1)
+        return count(skb, KNET_STACK_OTHER);
+    work = bpf_map_lookup_elem(&knet_scratch, &zero);
+    if (!work)
+        return count(skb, KNET_STACK_OTHER);
+    way = &work->way;
+    __builtin_memset(way, 0, sizeof(*way));
+    if (read_segment(skb, packet, &way->transport, &segment) ||
+        (way->transport != IPPROTO_TCP && way->transport != IPPROTO_UDP))
+        return count(skb, KNET_STACK_OTHER);
+    way->ends[0] = segment.is_error ? segment.about : packet->source;
+    way->ends[1] = packet->destination;
+    way->ports[0] = segment.ports[0];
+    way->ports[1] = segment.ports[1];
+    translation = bpf_map_lookup_elem(&knet_translated, way);
+    if (!translation || !is_current(translation, way, &segment)) {
+        if (origin == FROM_POD || segment.is_error || segment.is_answer)
+            return count(skb, KNET_STACK_OTHER);
+        reason = draw(skb, packet, &segment, work, wanted, origin);
+        if (reason)
+            return count(skb, reason);
+        translation = bpf_map_lookup_elem(&knet_translated, way);
+        if (!translation)
+            return count(skb, KNET_STACK_OTHER);
+    }
+    work->translation = *translation;
+    if (work->translation.link) {
+        endpoint = bpf_map_lookup_elem(&knet_endpoints, &work->translation.ends[1]);
+        // Another pod has the address now.
+        if (!endpoint || endpoint->link != work->translation.link) {
+            bpf_map_delete_elem(&knet_translated, way);
+            return count(skb, KNET_STACK_OTHER);
+        }
+        // Too large: the stack tells the client.
+        if (is_in_trouble(skb, packet, endpoint))
+            return count(skb, KNET_STACK_ERROR);
+    } else {
+        __builtin_memset(&work->route, 0, sizeof(work->route));
+        reason = find_route(skb, packet, &work->translation.ends[0], &work->translation.ends[1], &work->route);
+        if (reason)
+            return count(skb, reason);
+    }
+    note_translated(skb, way, translation, &segment, wanted->told);
+    if (!work->translation.is_direct && translate(skb, packet, &segment, work) < 0)
+        return TC_ACT_SHOT;
+    return endpoint ? to_pod(skb, packet, endpoint, KNET_TO_ENDPOINT)
+                    : follow_route(skb, packet, &work->route, work->translation.kind);
+}
+
+#endif
