@@ -44,7 +44,13 @@ public final class Conntrack {
     public init() throws { socket = try NetlinkSocket(bus: NETLINK_NETFILTER) }
 
     /// Has the kernel load connection tracking where it is a module: who asks about it causes that.
-    public static func load() throws { try Conntrack().socket.request(.countConnections) }
+    public static func load() throws {
+        try Conntrack().socket.dump {
+            .statistics
+        } restart: {
+        } visit: { _ in
+        }
+    }
 
     /// Makes the kernel forget the connections; the next packet of each is looked at anew. That there are none is no
     /// error. For IPv4 the kernel does the selection (Linux 5.8), which reads its whole table for each filter; for IPv6 it
@@ -178,9 +184,9 @@ private enum TuplePart {
 }
 
 extension NetlinkMessage {
-    fileprivate static var countConnections: NetlinkMessage {
-        let type = Int(NFNL_SUBSYS_CTNETLINK) << 8 | Int(IPCTNL_MSG_CT_GET_STATS.rawValue)
-        var message = NetlinkMessage("count connections", type: type)
+    fileprivate static var statistics: NetlinkMessage {
+        let type = Int(NFNL_SUBSYS_CTNETLINK) << 8 | Int(IPCTNL_MSG_CT_GET_STATS_CPU.rawValue)
+        var message = NetlinkMessage("read statistics of connections", type: type)
         message.put(nfgenmsg(nfgen_family: UInt8(AF_UNSPEC), version: UInt8(NFNETLINK_V0), res_id: 0))
         return message
     }
