@@ -128,6 +128,22 @@ import Testing
             let told = try Self.settled(after: last, playground).filter { $0["event"] != "ended" }
             #expect(told.map(Self.line).sorted() == expected.sorted(), "\(told.map { $0.text() })")
 
+            // What conntrack forgets has ended; each connection ends once, with the names of its beginning.
+            try playground.namespace("node1").run {
+                let pods = ["a", "b", "c1", "c2"].flatMap { playground.addresses(of: $0) }
+                try Conntrack().forget(of: Set(pods))
+            }
+            let all = try Self.settled(after: last, playground)
+            func of(_ kind: String) -> [String] {
+                all.filter { $0["event"]?.string == kind && $0["protocol"] == "tcp" }.map { event in
+                    Self.line(event).dropFirst(kind.count)
+                        + " \(event["source"]?.string ?? "") \(event["sourcePort"]?.integer ?? 0)"
+                }.sorted()
+            }
+            // Connections that began before end meanwhile too.
+            let begun = of("began")
+            #expect(of("ended").filter(Set(begun).contains) == begun)
+
             // One end is told by who carried it, with what was sent.
             if dataplane == "ebpf" {
                 try eventually(within: 4) {

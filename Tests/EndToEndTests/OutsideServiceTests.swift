@@ -40,6 +40,8 @@ import Testing
                         try eventually(within: 4) {
                             try stage.connect(from: "outside", to: address, port: port).server == server
                         }
+                        // Over plain routes the rules ask other nodes' endpoints.
+                        let isPast = isHere || transport == "vxlan"
                         let before = try (
                             Self.packets("to_endpoint", "node1", stage), Self.packets("to_client", "node1", stage)
                         )
@@ -48,11 +50,12 @@ import Testing
                             #expect(outcome.server == server)
                             // Who is on this node sees the client itself.
                             let outside = try stage.address("outside", family)
-                            let seen = isHere ? outside : try stage.own(family)
+                            let seen = try isHere ? outside : isPast ? stage.own(family) : node
                             #expect(outcome.seen == seen, "\(address) to \(pod): \(outcome)")
                         }
-                        #expect(try Self.packets("to_endpoint", "node1", stage) >= before.0 + 20)
-                        #expect(try Self.packets("to_client", "node1", stage) >= before.1 + 20)
+                        let least: Double = isPast ? 20 : 0
+                        #expect(try Self.packets("to_endpoint", "node1", stage) >= before.0 + least)
+                        #expect(try Self.packets("to_client", "node1", stage) >= before.1 + least)
                         // Large transfers both ways, and datagrams.
                         let prober = Prober(try stage.playground.namespace("outside"), port: port)
                         for _ in 0..<3 { try prober.stream(address, bytes: 1 << 20) }
@@ -186,6 +189,7 @@ import Testing
             try put("b")
             try eventually(within: 10) { kill(client, 0) != 0 || waitpid(client, nil, WNOHANG) == client }
             let lines = try String(contentsOfFile: log, encoding: .utf8).split(separator: "\n")
+            #expect(lines.count == 100)
             #expect(lines.suffix(20).allSatisfy { $0.hasPrefix("answer") }, "\(lines)")
             #expect(lines.count { !$0.hasPrefix("answer") } < 10, "\(lines)")
         }

@@ -43,6 +43,12 @@ public struct EBPF: Dataplane {
         }
     }
 
+    /// Over plain routes what another node sends on cannot be told from what a client sends.
+    struct DirectReturnNeedsVXLAN: Error, CustomStringConvertible {
+        let description =
+            "plugins.ebpf.directReturn: true needs \"transport\": \"vxlan\"; set it to false, or take that transport"
+    }
+
     private static let defaults = Settings()
 
     public static let settings = PluginSettings(
@@ -83,7 +89,7 @@ public struct EBPF: Dataplane {
                 "Whether clients outside are led to a Service's endpoints past the host's stack; needs `serviceProxy`."),
             Field(
                 "directReturn", .boolean, default: false,
-                "Whether the endpoint's node answers them, where the address is not one node's own. All nodes must have the same."
+                "Whether the endpoint's node answers them, where the address is not one node's own. All nodes must have the same; needs the transport vxlan."
             ),
             Field(
                 "translations", .integer(1024...16_777_216), default: .integer(defaults.translations),
@@ -97,6 +103,7 @@ public struct EBPF: Dataplane {
     /// - Parameter settings: `plugins.ebpf`, every default filled in.
     public init(_ settings: JSONValue) throws {
         configuration = try settings.decode()
+        if configuration.directReturn, configuration.transport == .direct { throw DirectReturnNeedsVXLAN() }
         transport =
             switch configuration.transport {
             case .vxlan: Overlay(try settings.decode())

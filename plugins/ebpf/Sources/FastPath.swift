@@ -46,10 +46,14 @@ public final class FastPath: Plugin, PluginService {
             } : nil
         self.verdicts = verdicts
         if let maps = kernel.object?.maps, let ring = maps[.events] {
-            events = FlowEvents(ring, sweeping: flows.isHeard ? maps[.flows] : nil) { event in
+            var swept: FlowEvents.Swept?
+            if let flows = maps[.flows], let translations = maps[.translations] {
+                swept = FlowEvents.Swept(flows: flows, translations: translations)
+            }
+            events = FlowEvents(ring, sweeping: swept) { event in
                 if let question = event.question {
                     verdicts?.answer(question, event.links)
-                } else if let told = event.told {
+                } else if flows.isHeard, let told = event.told {
                     flows.tell(told)
                 }
             }
@@ -84,7 +88,8 @@ public final class FastPath: Plugin, PluginService {
 
     private func settings(_ local: LocalNode) -> [PathEntry] {
         var settings = settings
-        if settings.isBalanced {
+        // Where other nodes are reached by an uplink, its address is what they should be asked from, and that is the stack's.
+        if settings.isBalanced, dataplane.configuration.transport == .vxlan {
             settings.own = Dictionary(local.podCIDRs.map { ($0.family, $0.base) }) { first, _ in first }
         }
         return settings == PathSettings() ? [] : [.settings(settings)]
@@ -147,6 +152,9 @@ public final class FastPath: Plugin, PluginService {
         page.sample("knetd_bpf_in_use", [:], obstacle == nil && kernel.refusal == nil ? 1 : 0)
         fills.measure(&page, "knetd_bpf_map")
         let counters = kernel.counters()
+        page.family(
+            "knetd_bpf_events_lost_total", "counter", "Questions and events for which the programs' ring had no room.")
+        page.sample("knetd_bpf_events_lost_total", [:], Double(kernel.lostEvents))
         page.family("knetd_bpf_packets_total", "counter", "Packets that met a program, by what became of them.")
         page.family("knetd_bpf_bytes_total", "counter", "The same in bytes.")
         for outcome in PathOutcome.allCases {

@@ -82,5 +82,9 @@ enum MapForm {
         number(links.0) + number(links.1) + number(answer.rawValue)
     }
 
+    static func read<Struct: BitwiseCopyable>(_ bytes: ArraySlice<UInt8>, _ type: Struct.Type) -> Struct {
+        bytes.withUnsafeBytes { $0.loadUnaligned(as: type) }
+    }
+
     private static func number(_ number: UInt32) -> [UInt8] { withUnsafeBytes(of: number) { Array($0) } }
 }

@@ -125,8 +125,8 @@ public final class OutsideServices: Plugin, PluginService {
         let endpoint: (address: IPAddress, port: UInt16)
 
         init?(_ key: ArraySlice<UInt8>, _ value: ArraySlice<UInt8>) {
-            let way = key.withUnsafeBytes { $0.loadUnaligned(as: knet_connection.self) }
-            let translation = value.withUnsafeBytes { $0.loadUnaligned(as: knet_translation.self) }
+            let way = MapForm.read(key, knet_connection.self)
+            let translation = MapForm.read(value, knet_translation.self)
             let isAnswer = translation.kind == KNET_TO_CLIENT.rawValue
             func end(_ address: knet_address, _ port: UInt16) -> (address: IPAddress, port: UInt16)? {
                 withUnsafeBytes(of: address) { MapForm.address(Array($0)) }.map { ($0, UInt16(bigEndian: port)) }

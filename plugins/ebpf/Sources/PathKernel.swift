@@ -1,4 +1,5 @@
 import CBPF
+import CKnetBPF
 import Glibc
 import KnetCore
 public import KnetLinux
@@ -116,7 +117,8 @@ public final class PathKernel: Sendable {
             else { continue }
             outcome.failures.append(KernelFailure(entry: entry, reason: "\(error)"))
         }
-        for entry in changes.remove {
+        // And after the last.
+        for entry in changes.remove.filter({ !isFirst($0) }) + changes.remove.filter(isFirst) {
             _ = shortfall.attempt(entry) { try remove(entry, object) }
             shortfall.forget(entry)
         }
@@ -184,6 +186,11 @@ public final class PathKernel: Sendable {
             }
         }
         return Dictionary(grouping: attached, by: \.0).mapValues { $0.map(\.1) }
+    }
+
+    /// What the programs could not tell.
+    var lostEvents: UInt64 {
+        object?.maps[.counters]?.sums(withUnsafeBytes(of: KNET_UNTOLD.rawValue) { Array($0) }).first ?? 0
     }
 
     /// Packets and bytes by what became of them.

@@ -17,6 +17,12 @@ final class Verdicts: Sendable {
             questions[question.destination, default: []].insert(question)
         }
 
+        mutating func forgetAll() -> Set<Question> {
+            let all = questions.values.reduce(into: Set<Question>()) { $0.formUnion($1) }
+            (questions, count) = ([:], 0)
+            return all
+        }
+
         mutating func forget(_ addresses: Set<IPAddress>) -> Set<Question> {
             let all = addresses.reduce(into: Set<Question>()) { $0.formUnion(questions[$1] ?? []) }
             for question in all {
@@ -63,9 +69,14 @@ final class Verdicts: Sendable {
 
     /// Asks again about all that the kernel holds, also what another process was told, and has it forget what is not so any more.
     private func review(_ contents: inout Contents) {
-        contents = Contents()
+        let before = contents.forgetAll()
         var held: [(key: [UInt8], value: [UInt8])] = []
-        try? map.visit { held.append((Array($0), Array($1))) }
+        do {
+            try map.visit { held.append((Array($0), Array($1))) }
+        } catch {
+            // What cannot be seen must not stay.
+            for question in before { try? map.remove(MapForm.question(question)) }
+        }
         for (key, value) in held {
             let question = MapForm.question(key, value)
             let isAdmitted = question.flatMap(exchange.ask)

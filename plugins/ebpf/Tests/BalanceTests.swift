@@ -1,4 +1,5 @@
 import CKnetBPF
+import Glibc
 import KnetCore
 import KnetLinux
 import ServiceProxyPlugin
@@ -50,6 +51,32 @@ import Testing
                 let address = IPAddress(bytes: bytes[first + index * size..<first + (index + 1) * size])
                 let port = Int(bytes[ports + 2 * index]) << 8 | Int(bytes[ports + 2 * index + 1])
                 return "\(address.map { "\($0)" } ?? "?") \(port)"
+            }
+        }
+        /// Whether a packet may be one of a connection with the Service, by another reading of its bytes. Errors are about answers, which
+        /// nobody sent here.
+        func isForService(_ bytes: [UInt8]) -> Bool {
+            guard bytes.count >= 14, bytes[..<6] == [2, 0, 0, 0, 0, 1],
+                Array(bytes[12..<14]) == (family == .v4 ? [8, 0] : [0x86, 0xDD])
+            else { return false }
+            let rest = Array(bytes[14...])
+            let start = family == .v4 ? 20 : 40
+            guard rest.count >= start + 8 else { return false }
+            func short(_ offset: Int) -> Int { Int(rest[offset]) << 8 | Int(rest[offset + 1]) }
+            let (transport, lifetime, total) =
+                family == .v4 ? (rest[9], rest[8], short(2)) : (rest[6], rest[7], 40 + short(4))
+            if family == .v4, rest[0] != 0x45 || short(6) & 0xBFFF != 0 { return false }
+            if family == .v6, rest[0] >> 4 != 6 { return false }
+            let destination = family == .v4 ? rest[16..<20] : rest[24..<40]
+            guard lifetime > 1, total <= rest.count, Array(destination) == frontend.bytes else { return false }
+            switch transport {
+            case 6: return total >= start + 20 && short(start + 2) == 0x35
+            case 17: return total >= start + 8 && short(start + 2) == 0x35
+            case 1, 58:
+                // About what the Service's address sent.
+                let inner = start + 8 + (family == .v4 ? 20 : 40)
+                return total >= inner + 4 && short(inner) == 0x35
+            default: return false
             }
         }
     }
@@ -105,7 +132,7 @@ import Testing
     }
 
     @Test func aConnectionGoesToAPodHereAndItsAnswersBack() throws {
-        try Self.with { stage in
+        try Self.with { stage throws in
             for flags in [Self.syn, nil] as [UInt8?] {
                 let forth = try #require(try stage.run(stage.packet(flags)))
                 #expect(stage.ends(forth) == ["\(stage.client) \(0x1234)", "\(stage.pods.b) 7007"])
@@ -130,7 +157,7 @@ import Testing
 
     /// From an address that no pod has: else its node would answer the client itself.
     @Test func aConnectionGoesToAnotherNodesPodAndItsAnswersBack() throws {
-        try Self.with({ [$0.remote] }) { stage in
+        try Self.with({ [$0.remote] }) { stage throws in
             let remote = stage.pods.remote
             var sources: Set<String> = []
             for port in 0..<50 as Range<UInt8> {
@@ -154,7 +181,7 @@ import Testing
 
     /// The stack serves what is not in the maps, and goes on with what it tracks.
     @Test func whatIsNotInTheMapsIsTheStacks() throws {
-        try Self.with { stage in
+        try Self.with { stage throws in
             var packet = stage.packet(Self.syn)
             packet.payload[3] += 1
             #expect(try stage.run(packet.summed) == nil)
@@ -172,7 +199,7 @@ import Testing
     }
 
     @Test func errorsAreTranslatedWithWhatTheyAreAbout() throws {
-        try Self.with { stage in
+        try Self.with { stage throws in
             for flags in [Self.syn, nil] as [UInt8?] {
                 let packet = stage.packet(flags)
                 _ = try #require(try stage.run(packet))
@@ -207,8 +234,66 @@ import Testing
         }
     }
 
+    /// The same client and port at two of the Service's addresses have an endpoint each knows apart.
+    @Test func twoAddressesOfOneEndpointAreKeptApart() throws {
+        try Self.with { stage throws in
+            let maps = stage.bench.object.maps
+            let frontends = FrontendMaps(try #require(maps[.outside]), slots: try #require(maps[.tables]))
+            let other = PlainFrontend.ID(transport: 6, address: stage.router, port: 0x35)
+            let slots = (0..<64).map { PlainFrontend.Slot(number: $0, address: stage.pods.b, port: 7007) }
+            try frontends.set(
+                PlainFrontend(id: other, size: 64, slots: slots), replacing: nil,
+                SocketForm.number(64) + SocketForm.number(1))
+            let first = try #require(try stage.run(stage.packet(Self.syn)))
+            var packet = stage.packet(Self.syn)
+            packet.destination = stage.router
+            let second = try #require(try stage.run(packet.summed))
+            #expect(stage.ends(first)[0] == "\(stage.client) \(0x1234)")
+            #expect(stage.ends(second)[0].hasPrefix("\(stage.own) "))
+            #expect(stage.ends(first)[1] == stage.ends(second)[1])
+            var answer = TestPacket(source: stage.pods.b, destination: stage.own)
+            let port = try #require(stage.ends(second)[0].split(separator: " ").last.flatMap { UInt16($0) })
+            answer.payload[..<4] = [0x1B, 0x5F, UInt8(port >> 8), UInt8(port & 255)]
+            let back = try #require(
+                try stage.run(answer.with(flags: Self.syn | Self.ack).summed, .fromPod, on: stage.bench.links.b))
+            #expect(stage.ends(back) == ["\(stage.router) \(0x35)", "\(stage.client) \(0x1234)"])
+        }
+    }
+
+    /// What is over must not meet what the stack serves after it.
+    @Test func aConnectionThatIsOverIsForgottenByTheNext() throws {
+        try Self.with { stage throws in
+            #expect(try stage.run(stage.packet(Self.syn)) != nil)
+            #expect(try stage.run(stage.packet(Self.fin | Self.ack)) != nil)
+            #expect(try stage.run(stage.packet(Self.ack)) != nil)
+            // The Service is the rules' now.
+            for key in stage.bench.object.maps[.outside]?.keys ?? [] {
+                try stage.bench.object.maps[.outside]?.remove(key)
+            }
+            #expect(try stage.run(stage.packet(Self.syn)) == nil)
+            #expect(try stage.run(stage.packet(Self.ack)) == nil)
+            #expect(stage.bench.object.maps[.translations]?.keys.isEmpty == true)
+        }
+    }
+
+    /// Who is answered in pieces is the stack's from then on.
+    @Test func datagramsInPiecesAreLeftToTheStack() throws {
+        try Self.with { stage throws in
+            guard stage.family == .v4 else { return }
+            #expect(try stage.run(stage.packet()) != nil)
+            var answer = TestPacket(source: stage.pods.b, destination: stage.client)
+            answer.payload[..<4] = [0x1B, 0x5F, 0x12, 0x34]
+            answer.fragment = 0x2000
+            #expect(try stage.run(answer, .fromPod, on: stage.bench.links.b) == nil)
+            answer.fragment = 0
+            #expect(try stage.run(answer.summed, .fromPod, on: stage.bench.links.b) == nil)
+            #expect(try stage.run(stage.packet()) == nil)
+            #expect(try stage.run(stage.packet(port: 0x35)) != nil)
+        }
+    }
+
     @Test func policiesAreAskedForTheEndpoint() throws {
-        try Self.with(policed: true) { stage in
+        try Self.with(policed: true) { stage throws in
             #expect(try stage.run(stage.packet(Self.syn)) == nil)
             let question = VerdictExchange.Question(
                 source: stage.client, destination: stage.pods.b, transport: 6, port: 7007, isLocal: (false, true))
@@ -224,7 +309,7 @@ import Testing
 
     /// The same client has the same endpoint whenever it comes.
     @Test func clientsAreSpreadAndKeepTheirEndpoint() throws {
-        try Self.with({ [$0.a, $0.b] }) { stage in
+        try Self.with({ [$0.a, $0.b] }) { stage throws in
             let pods = stage.pods
             do {
                 var first: [UInt8: String] = [:]
@@ -246,14 +331,14 @@ import Testing
     /// Another node's endpoint answers by itself, from the Service's address: what it gets is as the client sent it.
     @Test func withDirectReturnTheEndpointsNodeTranslates() throws {
         do {
-            try Self.with({ [$0.remote] }, direct: true) { stage in
+            try Self.with({ [$0.remote] }, direct: true) { stage throws in
                 let forth = try #require(try stage.run(stage.packet(Self.syn)))
                 #expect(stage.ends(forth) == ["\(stage.client) \(0x1234)", "\(stage.frontend) \(0x35)"])
                 #expect(Array(forth[..<6]) == [2, 0, 0, 0, 0, 0x99])
                 #expect(try stage.run(stage.packet(Self.ack)) != nil)
                 #expect(try stage.run(stage.packet(Self.syn, port: 9), .fromNode) == nil, "it is not sent on twice")
             }
-            try Self.with(direct: true) { stage in
+            try Self.with(direct: true) { stage throws in
                 let pods = stage.pods
                 let forth = try #require(try stage.run(stage.packet(Self.syn), .fromNode))
                 #expect(stage.ends(forth) == ["\(stage.client) \(0x1234)", "\(pods.b) 7007"])
@@ -264,6 +349,76 @@ import Testing
                         answer.with(flags: Self.syn | Self.ack).summed, .fromPod, on: stage.bench.links.b))
                 #expect(stage.ends(back) == ["\(stage.frontend) \(0x35)", "\(stage.client) \(0x1234)"])
             }
+        }
+    }
+
+    /// A packet to a Service that is cut short anywhere, and says more of its length than it has.
+    @Test func noTruncatedPacketIsBalanced() throws {
+        try Self.with { stage throws in
+            for flags in [Self.syn, nil] as [UInt8?] {
+                let whole = stage.packet(flags).bytes
+                for length in 0..<whole.count {
+                    let short = Array(whole.prefix(length))
+                    guard let result = try stage.bench.run(short, .fromOutside, on: stage.uplink) else { continue }
+                    #expect(result.verdict == ProgramBench.stack && result.packet == short, "\(length) bytes")
+                }
+            }
+        }
+    }
+
+    @Test func fragmentsOptionsAndTagsAreTheStacks() throws {
+        try Self.with { stage throws in
+            var tagged = stage.packet(Self.syn)
+            tagged.vlan = true
+            #expect(try stage.bench.run(tagged.bytes, .fromOutside, on: stage.uplink)?.verdict == ProgramBench.stack)
+            guard stage.family == .v4 else { return }
+            for fragment in [0x2000, 0x0001, 0x2001, 0x8000] as [UInt16] {
+                var part = stage.packet(Self.syn)
+                part.fragment = fragment
+                #expect(try stage.run(part) == nil)
+            }
+            var options = stage.packet(Self.syn)
+            options.options = [7, 7, 4, 0, 0, 0, 0, 0]
+            #expect(try stage.run(options) == nil)
+        }
+    }
+
+    /// `KNETD_FUZZ_RUNS` counts them. What is redirected is what an independent reading finds to be of a Service, and its checksums are as
+    /// right or as wrong as they were.
+    @Test func randomPacketsAreNotMisread() throws {
+        let runs = getenv("KNETD_FUZZ_RUNS").flatMap { Int(String(cString: $0)) } ?? 20_000
+        var generator = SeededGenerator(seed: 16)
+        try Self.with { stage throws in
+            var redirected = 0
+            for run in 0..<runs / 2 {
+                let flags: UInt8? =
+                    Bool.random(using: &generator) ? [1, 2, 4, 16, 18].randomElement(using: &generator) : nil
+                var packet = stage.packet(flags, port: .random(in: 0...255, using: &generator))
+                if Int.random(in: 0..<4, using: &generator) == 0 { packet = packet.error(of: stage.router).summed }
+                var bytes = packet.bytes
+                for _ in 0..<Int.random(in: 0...2, using: &generator) {
+                    bytes[Int.random(in: 0..<bytes.count, using: &generator)] = .random(in: 0...255, using: &generator)
+                }
+                if Int.random(in: 0..<4, using: &generator) == 0 {
+                    bytes.removeLast(Int.random(in: 0..<bytes.count - 14, using: &generator))
+                }
+                guard let result = try stage.bench.run(bytes, .fromOutside, on: stage.uplink) else { continue }
+                switch result.verdict {
+                case ProgramBench.stack: #expect(result.packet == bytes, "run \(run)")
+                case ProgramBench.redirect:
+                    redirected += 1
+                    guard stage.isForService(bytes) else {
+                        Issue.record("run \(run): \(bytes)")
+                        return
+                    }
+                    #expect(result.packet.count == bytes.count)
+                    #expect(
+                        (TestPacket.transportSum(bytes) == 0) == (TestPacket.transportSum(result.packet) == 0),
+                        "run \(run): \(bytes) became \(result.packet)")
+                default: Issue.record("run \(run): verdict \(result.verdict) of \(bytes)")
+                }
+            }
+            #expect(redirected > runs / 20)
         }
     }
 }

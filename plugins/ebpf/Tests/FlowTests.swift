@@ -33,7 +33,7 @@ import Testing
     }
 
     private static func answer(
-        _ packet: TestPacket, _ answer: knet_answer, _ bench: ProgramBench, from: Int32? = nil
+        _ packet: TestPacket, _ answer: knet_answer, _ bench: ProgramBench, from: Int32? = nil, to: Int32? = nil
     ) throws {
         let hasPorts = [6, 17].contains(packet.transport)
         let question = VerdictExchange.Question(
@@ -42,7 +42,7 @@ import Testing
             isLocal: (true, true))
         try bench.object.maps[.verdicts]?.set(
             MapForm.question(question),
-            MapForm.verdict(answer, (UInt32(from ?? bench.links.a), UInt32(bench.links.b))))
+            MapForm.verdict(answer, (UInt32(from ?? bench.links.a), UInt32(to ?? bench.links.b))))
     }
 
     @Test func whoMayBeginIsAskedAndAnswersGoBack() throws {
@@ -137,7 +137,8 @@ import Testing
                 try Self.answer(open, KNET_ADMITTED, bench)
                 #expect(try Self.passes(open, bench))
                 try Self.answer(open, KNET_LEFT, bench)
-                #expect(try Self.passes(open, bench), "connections under way go on")
+                #expect(try Self.passes(packet.with(flags: Self.ack), bench), "connections under way go on")
+                #expect(try !Self.passes(open, bench), "another one is asked about")
                 for end in ending { #expect(try Self.passes(end, bench)) }
                 #expect(try Self.passes(packet.with(flags: Self.ack), bench), "what is still under way")
                 #expect(try !Self.passes(open, bench))
@@ -164,6 +165,51 @@ import Testing
                     #expect(try Self.passes(short, bench) == isWhole, "\(length) bytes")
                 }
             }
+        }
+    }
+
+    /// Who was asked may not ask by the same number; who was not answered is asked about again.
+    @Test func nobodyUsesAnotherOnesAdmission() throws {
+        try Self.withPolicies { bench, packet in
+            try Self.answer(packet, KNET_ADMITTED, bench)
+            #expect(try Self.passes(packet, bench))
+            try Self.answer(packet, KNET_LEFT, bench)
+            #expect(try !Self.passes(packet, bench), "no answer was seen")
+            try Self.answer(packet, KNET_ADMITTED, bench)
+            #expect(try Self.passes(packet, bench) && Self.passes(packet.answer, bench))
+            try Self.answer(packet, KNET_LEFT, bench)
+            #expect(try Self.passes(packet, bench), "connections under way go on")
+
+            var echo = packet
+            let isIPv4 = packet.source.family == .v4
+            echo.transport = isIPv4 ? 1 : 58
+            echo.payload = [isIPv4 ? 8 : 128, 0, 0, 0, 0, 7, 0, 1]
+            try Self.answer(echo, KNET_ADMITTED, bench)
+            #expect(try Self.passes(echo, bench))
+            var other = echo
+            (other.source, other.destination) = (echo.destination, echo.source)
+            #expect(try !Self.passes(other, bench))
+        }
+    }
+
+    /// A router's error about what a pod sent is the pod's.
+    @Test func errorsOfRoutersReachPods() throws {
+        try Self.withPolicies { bench, packet in
+            let pods = try #require(ProgramBench.pods[packet.source.family])
+            var sent = packet
+            sent.destination = pods.remote
+            let answer = TestPacket(source: pods.remote, destination: pods.a)
+            try Self.answer(answer, KNET_ADMITTED, bench, from: 0, to: bench.links.a)
+            #expect(try Self.passes(answer, bench))
+            var about = answer.answer
+            about.payload = answer.answer.payload
+            let error = about.error(of: pods.outside)
+            let result = try bench.run(error.bytes, .fromNode, on: bench.links.b)
+            #expect(result?.verdict == ProgramBench.redirect)
+            about.payload[1] += 1
+            #expect(
+                try bench.run(about.error(of: pods.outside).bytes, .fromNode, on: bench.links.b)?.verdict
+                    == ProgramBench.stack)
         }
     }
 

@@ -9,8 +9,8 @@ import Testing
 
 /// A namespace with the links of two pods, programs and filled maps.
 struct ProgramBench {
-    /// <linux/pkt_cls.h>: TC_ACT_OK and TC_ACT_REDIRECT.
-    static let (stack, redirect): (UInt32, UInt32) = (0, 7)
+    /// <linux/pkt_cls.h>: TC_ACT_UNSPEC and TC_ACT_REDIRECT.
+    static let (stack, redirect): (UInt32, UInt32) = (.max, 7)
     static let pods: [IPFamily: (a: IPAddress, b: IPAddress, remote: IPAddress, outside: IPAddress)] = [
         .v4: (address("10.42.1.2"), address("10.42.1.3"), address("10.42.2.9"), address("192.0.2.1")),
         .v6: (address("fd42::1:2"), address("fd42::1:3"), address("fd42:0:0:2::9"), address("2001:db8::1")),
@@ -72,7 +72,7 @@ struct ProgramBench {
             "/bin/sh",
             [
                 "-c",
-                "ip link add \(name) type veth peer name \(name)p && ip link set \(name) up && ip link set \(name)p up",
+                "ip link add \(name) address 02:00:00:00:00:01 type veth peer name \(name)p && ip link set \(name) up && ip link set \(name)p up",
             ])
         try #require(outcome.status == 0, "\(outcome)")
         return try NetlinkSocket.index(of: name)

@@ -161,7 +161,7 @@ import Testing
 
     /// The same question, asked of the bytes in another way.
     private static func isOfTwoPods(_ packet: [UInt8], _ role: PathRole) -> Bool {
-        guard packet.count >= 14, packet[0] & 1 == 0 else { return false }
+        guard packet.count >= 14, packet[..<6] == [2, 0, 0, 0, 0, 1] else { return false }
         let type = Int(packet[12]) << 8 | Int(packet[13])
         let rest = Array(packet[14...])
         let (family, length): (IPFamily, Int) = type == 0x0800 ? (.v4, 20) : (.v6, 40)

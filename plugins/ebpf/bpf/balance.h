@@ -58,6 +58,9 @@ struct scratch {
     // Of an error.
     union inner old;
     union inner new;
+    // Questions in this second.
+    __u64 second;
+    __u32 questions;
 };
 
 struct {
@@ -190,14 +193,18 @@ static __always_inline void note_translated(struct __sk_buff *skb, const struct 
     struct knet_connection back = {};
     struct knet_event *event;
     int is_answer = translation->kind == KNET_TO_CLIENT;
+    __u32 was_ended;
 
     __sync_fetch_and_add(&translation->packets, 1);
     __sync_fetch_and_add(&translation->bytes, skb->len);
     if (now - translation->seen > SECOND)
         translation->seen = now;
-    if (way->transport != IPPROTO_TCP || !(segment->flags & (TCP_FIN | TCP_RST)) || translation->ended)
+    if (way->transport != IPPROTO_TCP || segment->is_error || !(segment->flags & (TCP_FIN | TCP_RST)))
         return;
+    was_ended = translation->ended;
     translation->ended = 1;
+    if (was_ended && !(segment->flags & TCP_RST))
+        return;
     back.ends[0] = translation->ends[1];
     back.ends[1] = translation->ends[0];
     back.ports[0] = translation->ports[1];
@@ -206,17 +213,12 @@ static __always_inline void note_translated(struct __sk_buff *skb, const struct 
     other = bpf_map_lookup_elem(&knet_translated, &back);
     if (!other)
         return;
-    if (segment->flags & TCP_RST)
-        other->ended = 1;
-    else if (!other->ended)
+    if (segment->flags & TCP_RST ? was_ended && other->ended : !other->ended)
         return;
-    if (!told)
-        return;
-    event = bpf_ringbuf_reserve(&knet_events, sizeof(*event), 0);
+    other->ended = 1;
+    event = told ? make_event(KNET_EVENT_ENDED) : NULL;
     if (!event)
         return;
-    __builtin_memset(event, 0, sizeof(*event));
-    event->kind = KNET_EVENT_ENDED;
     event->transport = way->transport;
     event->ends[0] = is_answer ? translation->ends[1] : way->ends[0];
     event->ends[1] = is_answer ? way->ends[0] : translation->ends[1];
@@ -228,7 +230,7 @@ static __always_inline void note_translated(struct __sk_buff *skb, const struct 
     event->packets[1] = is_answer ? translation->packets : other->packets;
     event->bytes[0] = is_answer ? other->bytes : translation->bytes;
     event->bytes[1] = is_answer ? translation->bytes : other->bytes;
-    bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+    send_event(event);
 }
 
 static __always_inline int is_current(const struct knet_translation *translation, const struct knet_connection *way,
@@ -237,7 +239,7 @@ static __always_inline int is_current(const struct knet_translation *translation
     if (way->transport != IPPROTO_TCP)
         return bpf_ktime_get_coarse_ns() - translation->seen < KNET_UDP_LIFETIME;
     // Another one with the same ports.
-    return segment->is_error || !(segment->flags & TCP_SYN) || segment->is_answer || !translation->ended;
+    return segment->is_error || !(segment->flags & TCP_SYN) || !translation->ended;
 }
 
 // The same in every process and on every node (Bob Jenkins, one-at-a-time).
@@ -258,8 +260,41 @@ static __always_inline __u32 hash(const struct knet_address *address, __u16 port
     return value + (value << 15);
 }
 
+// Whether another connection may take the place of one.
+static __always_inline int is_free(const struct knet_translation *taken, __u8 transport, __u64 now)
+{
+    __u64 idle = now - taken->seen;
+
+    if (transport != IPPROTO_TCP)
+        return idle > KNET_UDP_LIFETIME;
+    return idle > (taken->ended ? 60 * SECOND : 7200 * SECOND);
+}
+
+// Whether the stack has a connection of which this is the answer.
+static __always_inline int is_tracked(struct __sk_buff *skb, const struct knet_connection *answer, int is_ipv6)
+{
+    struct bpf_ct_opts options = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = answer->transport };
+    struct bpf_sock_tuple tuple = {};
+    struct nf_conn *tracked;
+
+    if (is_ipv6) {
+        __builtin_memcpy(tuple.ipv6.saddr, answer->ends, 32);
+        __builtin_memcpy(&tuple.ipv6.sport, answer->ports, 4);
+    } else {
+        __builtin_memcpy(&tuple.ipv4.saddr, answer->ends[0].bytes + 12, 4);
+        __builtin_memcpy(&tuple.ipv4.daddr, answer->ends[1].bytes + 12, 4);
+        __builtin_memcpy(&tuple.ipv4.sport, answer->ports, 4);
+    }
+    tracked = bpf_skb_ct_lookup(skb, &tuple, is_ipv6 ? sizeof(tuple.ipv6) : sizeof(tuple.ipv4), &options,
+                                sizeof(options));
+    if (!tracked)
+        return 0;
+    bpf_ct_release(tracked);
+    return 1;
+}
+
 // Both ways of a new connection. Returns 0, or why it is the stack's.
-static __always_inline __u32 begin_translation(struct scratch *work, const struct knet_backend *backend, __u32 link,
+static __always_inline __u32 begin_translation(struct __sk_buff *skb, struct scratch *work, const struct knet_backend *backend, __u32 link,
                                                const struct knet_settings *wanted, int is_direct, int is_ipv6)
 {
     const struct knet_connection *way = &work->way;
@@ -292,11 +327,18 @@ static __always_inline __u32 begin_translation(struct scratch *work, const struc
         forth->is_direct = 1;
         status = 0;
     } else if (link) {
+        const struct knet_translation *taken;
+
         answer->ends[1] = way->ends[0];
         answer->ports[1] = way->ports[0];
-        status = bpf_map_update_elem(&knet_translated, answer, back, BPF_ANY);
-    } else {
-        // Its node would answer the client from the endpoint's own address.
+        // The client may have the same port for another of the Service's addresses.
+        taken = bpf_map_lookup_elem(&knet_translated, answer);
+        if (!taken || is_free(taken, way->transport, now) ||
+            (taken->ports[0] == way->ports[1] && !__builtin_memcmp(&taken->ends[0], &way->ends[1], 16)))
+            status = bpf_map_update_elem(&knet_translated, answer, back, BPF_ANY);
+    }
+    // Another node would answer the client from the endpoint's own address.
+    if (status < 0) {
         forth->ends[0] = is_ipv6 ? wanted->own[1] : wanted->own[0];
         if (!forth->ends[0].bytes[0] && !forth->ends[0].bytes[10])
             return KNET_STACK_OTHER;
@@ -307,8 +349,7 @@ static __always_inline __u32 begin_translation(struct scratch *work, const struc
             forth->ports[0] = bpf_htons(FIRST_PORT + (seed + i * 7919) % PORTS);
             answer->ports[1] = forth->ports[0];
             taken = bpf_map_lookup_elem(&knet_translated, answer);
-            // One that is over makes room.
-            if (taken && !taken->ended && now - taken->seen < KNET_UDP_LIFETIME)
+            if ((taken && !is_free(taken, way->transport, now)) || is_tracked(skb, answer, is_ipv6))
                 continue;
             status = bpf_map_update_elem(&knet_translated, answer, back, taken ? BPF_ANY : BPF_NOEXIST);
         }
@@ -320,11 +361,9 @@ static __always_inline __u32 begin_translation(struct scratch *work, const struc
         return KNET_STACK_OTHER;
     }
     if (wanted->told && !is_direct) {
-        struct knet_event *event = bpf_ringbuf_reserve(&knet_events, sizeof(*event), 0);
+        struct knet_event *event = make_event(KNET_EVENT_BEGAN);
 
         if (event) {
-            __builtin_memset(event, 0, sizeof(*event));
-            event->kind = KNET_EVENT_BEGAN;
             event->transport = way->transport;
             event->ends[0] = way->ends[0];
             event->ends[1] = backend->address;
@@ -333,7 +372,7 @@ static __always_inline __u32 begin_translation(struct scratch *work, const struc
             event->asked = way->ends[1];
             event->asked_port = way->ports[1];
             event->links[1] = link;
-            bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+            send_event(event);
         }
     }
     return 0;
@@ -341,6 +380,19 @@ static __always_inline __u32 begin_translation(struct scratch *work, const struc
 
 // Where a packet comes from.
 enum { FROM_POD, FROM_NODE, FROM_OUTSIDE };
+
+// Clients outside are many: they must not have the answers about pods forgotten. So many are asked about each second and processor.
+enum { QUESTIONS_PER_SECOND = 100 };
+static __always_inline int may_ask(struct scratch *work)
+{
+    __u64 now = bpf_ktime_get_coarse_ns();
+
+    if (now - work->second > SECOND) {
+        work->second = now;
+        work->questions = 0;
+    }
+    return work->questions++ < QUESTIONS_PER_SECOND;
+}
 
 // Draws an endpoint for a connection. Returns 0, or why it is the stack's.
 static __always_inline __u32 draw(struct __sk_buff *skb, const struct packet *packet, const struct segment *segment,
@@ -355,6 +407,9 @@ static __always_inline __u32 draw(struct __sk_buff *skb, const struct packet *pa
     struct nf_conn *tracked;
     __u32 link = 0;
 
+    // Answers to pods would not come by here.
+    if (is_of_other_node(&way->ends[0]))
+        return KNET_STACK_OTHER;
     __builtin_memset(slot, 0, sizeof(*slot));
     slot->frontend.address = way->ends[1];
     slot->frontend.port = way->ports[1];
@@ -386,6 +441,7 @@ static __always_inline __u32 draw(struct __sk_buff *skb, const struct packet *pa
             passage->key.ends[1] = backend->address;
             passage->key.ports[1] = backend->port;
             passage->to = link;
+            passage->is_silent = !may_ask(work);
             reason = find_verdict(passage, 0);
             if (reason)
                 return reason;
@@ -394,7 +450,7 @@ static __always_inline __u32 draw(struct __sk_buff *skb, const struct packet *pa
     } else if (origin == FROM_NODE || !is_of_other_node(&backend->address)) {
         return KNET_STACK_OTHER;
     }
-    return begin_translation(work, backend, link, wanted, !link && wanted->direct && service->is_shared,
+    return begin_translation(skb, work, backend, link, wanted, !link && wanted->direct && service->is_shared,
                              packet->is_ipv6);
 }
 
@@ -418,6 +474,63 @@ static __always_inline int translate(struct __sk_buff *skb, const struct packet 
             return -1;
     }
     return translate_addresses(skb, packet, translation);
+}
+
+// Both ways.
+static __always_inline void forget_translation(struct scratch *work, const struct knet_translation *translation)
+{
+    struct knet_connection *other = &work->answer;
+
+    __builtin_memset(other, 0, sizeof(*other));
+    other->ends[0] = translation->ends[1];
+    other->ends[1] = translation->ends[0];
+    other->ports[0] = translation->ports[1];
+    other->ports[1] = translation->ports[0];
+    other->transport = work->way.transport;
+    bpf_map_delete_elem(&knet_translated, other);
+    bpf_map_delete_elem(&knet_translated, &work->way);
+}
+
+// A pod has sent more datagrams in pieces than one: the stack puts them together, and must know the connection. What is under way is
+// lost; what is asked next goes through the stack.
+static __noinline int leave_fragmented(struct __sk_buff *skb)
+{
+    struct knet_translation *translation;
+    struct knet_connection key = { .transport = IPPROTO_UDP };
+    struct packet packet = {};
+    struct knet_flow *flow;
+    __u16 ports[2];
+    int sender;
+
+    if (!read_fragment(skb, &packet, ports))
+        return 0;
+    key.ends[0] = packet.source;
+    key.ends[1] = packet.destination;
+    key.ports[0] = ports[0];
+    key.ports[1] = ports[1];
+    translation = bpf_map_lookup_elem(&knet_translated, &key);
+    if (translation) {
+        struct knet_connection other = { .ends = { translation->ends[1], translation->ends[0] },
+                                         .ports = { translation->ports[1], translation->ports[0] },
+                                         .transport = IPPROTO_UDP };
+
+        translation->is_left = 1;
+        translation = bpf_map_lookup_elem(&knet_translated, &other);
+        if (translation)
+            translation->is_left = 1;
+        return 0;
+    }
+    sender = is_less(&packet.destination, &packet.source);
+    if (sender) {
+        key.ends[0] = packet.destination;
+        key.ends[1] = packet.source;
+        key.ports[0] = ports[1];
+        key.ports[1] = ports[0];
+    }
+    flow = bpf_map_lookup_elem(&knet_flows, &key);
+    if (flow)
+        flow->ended |= KNET_IS_LEFT;
+    return 0;
 }
 
 // Where the packet is one of a connection with a Service's address, sends it on its way. Else counts why it is the stack's.
@@ -446,7 +559,17 @@ static __always_inline int balance(struct __sk_buff *skb, const struct packet *p
     way->ports[0] = segment.ports[0];
     way->ports[1] = segment.ports[1];
     translation = bpf_map_lookup_elem(&knet_translated, way);
-    if (!translation || !is_current(translation, way, &segment)) {
+    if (translation && translation->is_left) {
+        translation->seen = bpf_ktime_get_coarse_ns();
+        return count(skb, KNET_STACK_TRACKED);
+    }
+    if (translation && !is_current(translation, way, &segment)) {
+        // What is over must not meet what comes after it.
+        if (!segment.is_error)
+            forget_translation(work, translation);
+        translation = NULL;
+    }
+    if (!translation) {
         if (origin == FROM_POD || segment.is_error || segment.is_answer)
             return count(skb, KNET_STACK_OTHER);
         reason = draw(skb, packet, &segment, work, wanted, origin);

@@ -27,15 +27,23 @@ struct {
     __type(value, struct knet_verdict);
 } knet_verdicts SEC(".maps");
 
+enum { EVENTS_BYTES = 1 << 18 };
 struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);
-    __uint(max_entries, 1 << 18);
+    __uint(max_entries, EVENTS_BYTES);
 } knet_events SEC(".maps");
 
 // Functions of the kernel, since 6.0 (net/netfilter/nf_conntrack_bpf.c).
 // libbpf wants a struct where the kernel has one.
+struct ip_ct_tcp {
+    __u8 state;
+} __attribute__((preserve_access_index));
+union nf_conntrack_proto {
+    struct ip_ct_tcp tcp;
+} __attribute__((preserve_access_index));
 struct nf_conn {
     unsigned long status;
+    union nf_conntrack_proto proto;
 } __attribute__((preserve_access_index));
 struct bpf_ct_opts {
     __s32 netns_id;
@@ -52,8 +60,10 @@ extern int bpf_ct_change_timeout(struct nf_conn *connection, __u32 milliseconds)
 // <linux/netfilter/nf_conntrack_common.h>: IPS_CONFIRMED; and what a connection must not have that can leave the stack: IPS_SRC_NAT,
 // IPS_DST_NAT, IPS_SEQ_ADJUST, IPS_DYING, IPS_TEMPLATE, IPS_UNTRACKED, IPS_HELPER.
 enum { CT_CONFIRMED = 1 << 3, CT_STAYS = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 11 | 1 << 12 | 1 << 13 };
+// <linux/netfilter/nf_conntrack_tcp.h>: TCP_CONNTRACK_ESTABLISHED, behind the states of a beginning.
+enum { CT_ESTABLISHED = 3 };
 // How long the stack remembers a connection that left it.
-enum { CT_REMEMBERED_MILLISECONDS = 30000 };
+enum { CT_REMEMBERED_MILLISECONDS = 1000 };
 
 #define SECOND 1000000000ULL
 
@@ -66,6 +76,8 @@ struct passage {
     // Links of pods of this node; 0: another node's.
     __u32 from;
     __u32 to;
+    // Whether the policies are not to be asked what they did not say yet.
+    __u32 is_silent;
 };
 
 static __always_inline const struct knet_settings *settings(void)
@@ -88,15 +100,35 @@ static __always_inline int is_less(const struct knet_address *a, const struct kn
     return 0;
 }
 
-static __always_inline void tell(__u32 kind, const struct knet_connection *key, const struct knet_flow *flow)
+// Room for what is to be told, all zero.
+static __always_inline struct knet_event *make_event(__u32 kind)
 {
     struct knet_event *event = bpf_ringbuf_reserve(&knet_events, sizeof(*event), 0);
+
+    if (!event) {
+        count_lost();
+        return NULL;
+    }
+    __builtin_memset(event, 0, sizeof(*event));
+    event->kind = kind;
+    return event;
+}
+
+// The daemon comes by; sooner when there is much to read.
+static __always_inline void send_event(struct knet_event *event)
+{
+    __u64 waiting = bpf_ringbuf_query(&knet_events, BPF_RB_AVAIL_DATA);
+
+    bpf_ringbuf_submit(event, waiting > EVENTS_BYTES / 2 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+}
+
+static __always_inline void tell(__u32 kind, const struct knet_connection *key, const struct knet_flow *flow)
+{
+    struct knet_event *event = make_event(kind);
     int first = flow->beginner != 0;
 
     if (!event)
         return;
-    __builtin_memset(event, 0, sizeof(*event));
-    event->kind = kind;
     event->transport = key->transport;
     event->ends[0] = first ? key->ends[1] : key->ends[0];
     event->ends[1] = first ? key->ends[0] : key->ends[1];
@@ -108,8 +140,7 @@ static __always_inline void tell(__u32 kind, const struct knet_connection *key, 
     event->packets[1] = first ? flow->packets[0] : flow->packets[1];
     event->bytes[0] = first ? flow->bytes[1] : flow->bytes[0];
     event->bytes[1] = first ? flow->bytes[0] : flow->bytes[1];
-    // The daemon comes by.
-    bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+    send_event(event);
 }
 
 static __always_inline int is_over(const struct knet_flow *flow)
@@ -131,6 +162,9 @@ static __always_inline int goes_on(const struct knet_flow *flow, const struct pa
         // Another one with the same ports.
         return !is_over(flow) && (segment->is_answer || flow->beginner == sender);
     }
+    // An end that was asked may not ask by the same number.
+    if (passage->key.transport != IPPROTO_UDP && !segment->is_error && segment->is_answer != (flow->beginner != sender))
+        return 0;
     return bpf_ktime_get_coarse_ns() - flow->seen <
            (passage->key.transport == IPPROTO_UDP ? KNET_UDP_LIFETIME : KNET_ECHO_LIFETIME);
 }
@@ -174,12 +208,12 @@ static __always_inline __u32 find_verdict(const struct passage *passage, __u32 b
     known = bpf_map_lookup_elem(&knet_verdicts, &question);
     if (known && known->links[0] == asked.links[0] && known->links[1] == asked.links[1])
         return known->answer == KNET_ADMITTED ? 0 : KNET_STACK_POLICY;
+    if (passage->is_silent)
+        return KNET_STACK_POLICY;
     // Where there is no room, the next packet asks.
-    event = bpf_ringbuf_reserve(&knet_events, sizeof(*event), 0);
+    event = make_event(KNET_EVENT_QUESTION);
     if (!event)
         return KNET_STACK_POLICY;
-    __builtin_memset(event, 0, sizeof(*event));
-    event->kind = KNET_EVENT_QUESTION;
     event->ends[0] = question.source;
     event->ends[1] = question.destination;
     event->ports[1] = question.port;
@@ -226,57 +260,97 @@ static __always_inline struct nf_conn *find_tracked(struct __sk_buff *skb, const
     return bpf_skb_ct_lookup(skb, &tuple, sizeof(tuple.ipv4), options, sizeof(*options));
 }
 
-// Returns 0 where a packet between pods goes past the stack, or why it is the stack's.
-static __always_inline __u32 admit(struct __sk_buff *skb, const struct packet *packet, __u32 from, __u32 to)
+// Which connection the packet belongs to. Returns 0, or why it is the stack's.
+static __always_inline __u32 find_passage(struct __sk_buff *skb, const struct packet *packet, struct passage *passage)
 {
-    struct passage passage = { .from = from, .to = to };
+    __u32 reason = read_segment(skb, packet, &passage->key.transport, &passage->segment);
+    const struct knet_address *source = passage->segment.is_error ? &passage->segment.about : &packet->source;
+
+    if (reason)
+        return reason;
+    passage->sender = is_less(&packet->destination, source);
+    passage->key.ends[0] = passage->sender ? packet->destination : *source;
+    passage->key.ends[1] = passage->sender ? *source : packet->destination;
+    passage->key.ports[0] = passage->sender ? passage->segment.ports[1] : passage->segment.ports[0];
+    passage->key.ports[1] = passage->sender ? passage->segment.ports[0] : passage->segment.ports[1];
+    return 0;
+}
+
+// Most packets: of a stream under way, which was admitted with these two ends. Returns whether it is one, and counts it.
+static __always_inline int is_under_way(struct __sk_buff *skb, const struct passage *passage)
+{
+    const struct knet_settings *wanted;
+    __u32 sender = passage->sender & 1;
+    struct knet_flow *flow;
+
+    if (passage->key.transport != IPPROTO_TCP || passage->segment.is_error || passage->segment.flags & TCP_SYN)
+        return 0;
+    flow = bpf_map_lookup_elem(&knet_flows, &passage->key);
+    wanted = settings();
+    if (!flow || !wanted || flow->links[sender] != passage->from || flow->links[!sender] != passage->to)
+        return 0;
+    note(skb, flow, passage, wanted->told);
+    return 1;
+}
+
+// Returns 0 where a packet between pods goes past the stack, or why it is the stack's.
+static __always_inline __u32 admit(struct __sk_buff *skb, const struct packet *packet, struct passage *passage)
+{
     const struct knet_settings *wanted = settings();
     struct knet_flow *flow;
     __u32 reason, beginner;
-    int is_policed;
+    int must_ask;
 
-    reason = read_segment(skb, packet, &passage.key.transport, &passage.segment);
-    if (reason || !wanted)
-        return reason ? reason : KNET_STACK_OTHER;
-    passage.sender = is_less(&packet->destination, &packet->source);
-    passage.key.ends[0] = passage.sender ? packet->destination : packet->source;
-    passage.key.ends[1] = passage.sender ? packet->source : packet->destination;
-    passage.key.ports[0] = passage.sender ? passage.segment.ports[1] : passage.segment.ports[0];
-    passage.key.ports[1] = passage.sender ? passage.segment.ports[0] : passage.segment.ports[1];
-    flow = bpf_map_lookup_elem(&knet_flows, &passage.key);
-    if (flow && !goes_on(flow, &passage))
+    if (!wanted)
+        return KNET_STACK_OTHER;
+    flow = bpf_map_lookup_elem(&knet_flows, &passage->key);
+    if (flow && !goes_on(flow, passage)) {
+        // What is over, or was another pod's, must not meet what comes after it.
+        if (!passage->segment.is_error && (passage->key.transport == IPPROTO_TCP || passage->key.transport == IPPROTO_UDP))
+            bpf_map_delete_elem(&knet_flows, &passage->key);
         flow = NULL;
-    // Routers speak of connections to the stack.
-    if (passage.segment.is_error)
-        return flow && !__builtin_memcmp(&passage.segment.about, &packet->source, 16) ? 0 : KNET_STACK_TRACKED;
+    }
+    if (flow && flow->ended & KNET_IS_LEFT) {
+        flow->seen = bpf_ktime_get_coarse_ns();
+        return KNET_STACK_TRACKED;
+    }
+    // Of what the stack carries it knows errors itself.
+    if (passage->segment.is_error)
+        return flow ? 0 : KNET_STACK_TRACKED;
 
-    is_policed = wanted->policed != 0;
     // Who began is seen by who sends the first packet, or else by the port of the one who answers.
-    beginner = passage.sender;
-    if (passage.key.transport == IPPROTO_TCP && !(passage.segment.flags & TCP_SYN) ?
-            bpf_ntohs(passage.segment.ports[0]) < bpf_ntohs(passage.segment.ports[1]) :
-            passage.segment.is_answer)
-        beginner = !passage.sender;
+    beginner = passage->sender;
+    if (passage->key.transport == IPPROTO_TCP && !(passage->segment.flags & TCP_SYN) ?
+            bpf_ntohs(passage->segment.ports[0]) < bpf_ntohs(passage->segment.ports[1]) :
+            passage->segment.is_answer)
+        beginner = !passage->sender;
+    // Who begins is asked about each time, and until somebody has answered.
+    must_ask = wanted->policed && (!flow || (flow->beginner == passage->sender && !passage->segment.is_answer &&
+                                             (passage->key.transport == IPPROTO_TCP ||
+                                              !flow->packets[!(passage->sender & 1)])));
 
     // What the stack translates is known by the beginning of streams; of others each packet may be its first.
-    if ((!flow || passage.key.transport == IPPROTO_UDP || passage.segment.flags & TCP_SYN) &&
-        (passage.key.transport == IPPROTO_TCP || passage.key.transport == IPPROTO_UDP)) {
+    if ((!flow || passage->key.transport == IPPROTO_UDP || passage->segment.flags & TCP_SYN) &&
+        (passage->key.transport == IPPROTO_TCP || passage->key.transport == IPPROTO_UDP)) {
         struct bpf_ct_opts options = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = packet->transport };
-        struct nf_conn *tracked = find_tracked(skb, packet, &passage.segment, &options);
+        struct nf_conn *tracked = find_tracked(skb, packet, &passage->segment, &options);
 
         if (tracked) {
             int may_leave = (tracked->status & (CT_CONFIRMED | CT_STAYS)) == CT_CONFIRMED;
+            // One that is about to end ends there.
+            int is_ending = passage->key.transport == IPPROTO_TCP &&
+                            (passage->segment.flags & (TCP_FIN | TCP_RST) || tracked->proto.tcp.state > CT_ESTABLISHED);
 
             if (flow && !may_leave)
-                bpf_map_delete_elem(&knet_flows, &passage.key);
+                bpf_map_delete_elem(&knet_flows, &passage->key);
             reason = flow && may_leave ? 0 : KNET_STACK_TRACKED;
             // A connection that was asked about went through the stack; once it is admitted it leaves it.
-            if (!flow && may_leave && is_policed) {
-                beginner = options.dir ? !passage.sender : passage.sender;
-                reason = find_verdict(&passage, beginner);
+            if (!flow && may_leave && wanted->policed && !is_ending) {
+                beginner = options.dir ? !passage->sender : passage->sender;
+                reason = find_verdict(passage, beginner);
                 if (!reason) {
                     bpf_ct_change_timeout(tracked, CT_REMEMBERED_MILLISECONDS);
-                    begin(skb, &passage, beginner, KNET_EVENT_MOVED, wanted->told);
+                    begin(skb, passage, beginner, KNET_EVENT_MOVED, wanted->told);
                     bpf_ct_release(tracked);
                     return 0;
                 }
@@ -286,22 +360,22 @@ static __always_inline __u32 admit(struct __sk_buff *skb, const struct packet *p
                 return reason;
         }
     }
-    if (flow) {
-        note(skb, flow, &passage, wanted->told);
-        return 0;
-    }
-    if (is_policed) {
+    if (must_ask) {
         // Of what has begun elsewhere the stack knows more.
-        if (passage.segment.is_answer)
+        if (passage->segment.is_answer)
             return KNET_STACK_TRACKED;
-        reason = find_verdict(&passage, beginner);
+        reason = find_verdict(passage, beginner);
         if (reason)
             return reason;
     }
-    // A connection's last packets are no beginning.
-    if (passage.segment.flags & (TCP_FIN | TCP_RST))
+    if (flow) {
+        note(skb, flow, passage, wanted->told);
         return 0;
-    return begin(skb, &passage, beginner, KNET_EVENT_BEGAN, wanted->told);
+    }
+    // A connection's last packets are no beginning.
+    if (passage->segment.flags & (TCP_FIN | TCP_RST))
+        return 0;
+    return begin(skb, passage, beginner, KNET_EVENT_BEGAN, wanted->told);
 }
 
 #endif

@@ -28,7 +28,8 @@ static __always_inline __u32 parse(struct __sk_buff *skb, struct packet *packet)
     void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
     struct ethhdr *ethernet = data;
 
-    if (data + ETH_HLEN > end || ethernet->h_dest[0] & 1)
+    // For everybody, for another machine, or for another device above this one.
+    if (data + ETH_HLEN > end || ethernet->h_dest[0] & 1 || skb->pkt_type != PACKET_HOST || skb->vlan_present)
         return KNET_STACK_OTHER;
     if (ethernet->h_proto == bpf_htons(ETH_P_IP)) {
         struct iphdr *ip = data + ETH_HLEN;
@@ -157,6 +158,50 @@ static __always_inline __u32 read_segment(struct __sk_buff *skb, const struct pa
         return KNET_STACK_HEADER;
     }
     __builtin_memcpy(segment->ports, header, sizeof(segment->ports));
+    return 0;
+}
+
+// Of UDP's first fragments: the ends and ports of the whole. Returns whether it is one.
+static __always_inline int read_fragment(struct __sk_buff *skb, struct packet *packet, __u16 *ports)
+{
+    void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+    struct ethhdr *ethernet = data;
+
+    if (data + ETH_HLEN > end || skb->pkt_type != PACKET_HOST || skb->vlan_present)
+        return 0;
+    if (ethernet->h_proto == bpf_htons(ETH_P_IP)) {
+        struct iphdr *ip = data + ETH_HLEN;
+
+        // More of them follow, and none came before.
+        if ((void *)(ip + 1) > end || ip->ihl != 5 || ip->protocol != IPPROTO_UDP ||
+            (ip->frag_off & bpf_htons(0x3fff)) != bpf_htons(0x2000))
+            return 0;
+        map_address(&packet->source, ip->saddr);
+        map_address(&packet->destination, ip->daddr);
+        packet->is_ipv6 = 0;
+        return bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(*ip), ports, 4) == 0;
+    }
+    if (ethernet->h_proto == bpf_htons(ETH_P_IPV6)) {
+        struct ipv6hdr *ip = data + ETH_HLEN;
+        // <linux/ipv6.h>: struct frag_hdr.
+        struct {
+            __u8 nexthdr;
+            __u8 reserved;
+            __be16 offset;
+            __be32 identification;
+            __u16 ports[2];
+        } fragment;
+
+        if ((void *)(ip + 1) > end || ip->nexthdr != IPPROTO_FRAGMENT ||
+            bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(*ip), &fragment, sizeof(fragment)) < 0 ||
+            fragment.nexthdr != IPPROTO_UDP || fragment.offset != bpf_htons(1))
+            return 0;
+        __builtin_memcpy(&packet->source, &ip->saddr, 16);
+        __builtin_memcpy(&packet->destination, &ip->daddr, 16);
+        packet->is_ipv6 = 1;
+        __builtin_memcpy(ports, fragment.ports, 4);
+        return 1;
+    }
     return 0;
 }
 

@@ -4,6 +4,7 @@
 // error goes where it always went.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
@@ -23,16 +24,28 @@ char knet_license[] SEC("license") = "GPL";
 SEC("tc")
 int knet_from_pod(struct __sk_buff *skb)
 {
-    const struct knet_endpoint *endpoint;
+    struct passage passage = { .from = skb->ingress_ifindex };
+    const struct knet_endpoint *source, *endpoint;
     struct packet packet;
     __u32 reason = parse(skb, &packet);
 
+    if (reason == KNET_STACK_HEADER)
+        leave_fragmented(skb);
     if (reason)
         return count(skb, reason);
-    endpoint = bpf_map_lookup_elem(&knet_endpoints, &packet.source);
-    if (!endpoint || endpoint->link != skb->ingress_ifindex)
-        return count(skb, KNET_STACK_SOURCE);
+    reason = find_passage(skb, &packet, &passage);
+    // A pod speaks for itself.
+    if (!reason && passage.segment.is_error && __builtin_memcmp(&passage.segment.about, &packet.source, 16))
+        reason = KNET_STACK_TRACKED;
     endpoint = bpf_map_lookup_elem(&knet_endpoints, &packet.destination);
+    if (endpoint)
+        passage.to = endpoint->link;
+    // Whose source it is was looked at when the stream began.
+    if (!reason && endpoint && !is_in_trouble(skb, &packet, endpoint) && is_under_way(skb, &passage))
+        return to_pod(skb, &packet, endpoint, KNET_TO_POD);
+    source = bpf_map_lookup_elem(&knet_endpoints, &packet.source);
+    if (!source || source->link != skb->ingress_ifindex)
+        return count(skb, KNET_STACK_SOURCE);
     if (!endpoint && !is_of_other_node(&packet.destination))
         return balance(skb, &packet, FROM_POD);
     // What a pod sends to itself by this way is on its way back from a Service.
@@ -40,7 +53,8 @@ int knet_from_pod(struct __sk_buff *skb)
         return count(skb, KNET_STACK_OTHER);
     if (is_in_trouble(skb, &packet, endpoint))
         return count(skb, KNET_STACK_ERROR);
-    reason = admit(skb, &packet, skb->ingress_ifindex, endpoint ? endpoint->link : 0);
+    if (!reason)
+        reason = admit(skb, &packet, &passage);
     if (reason)
         return count(skb, reason);
     return endpoint ? to_pod(skb, &packet, endpoint, KNET_TO_POD) : to_node(skb, &packet);
@@ -50,13 +64,16 @@ int knet_from_pod(struct __sk_buff *skb)
 static __always_inline int from_node(struct __sk_buff *skb, const struct packet *packet,
                                      const struct knet_endpoint *endpoint)
 {
-    __u32 reason;
+    struct passage passage = { .to = endpoint->link };
+    __u32 reason = find_passage(skb, packet, &passage);
 
-    if (!is_of_other_node(&packet->source))
+    // Errors about what a pod sent may be anybody's.
+    if (!is_of_other_node(&packet->source) && (reason || !passage.segment.is_error))
         return count(skb, KNET_STACK_SOURCE);
     if (is_in_trouble(skb, packet, endpoint))
         return count(skb, KNET_STACK_ERROR);
-    reason = admit(skb, packet, 0, endpoint->link);
+    if (!reason)
+        reason = admit(skb, packet, &passage);
     return reason ? count(skb, reason) : to_pod(skb, packet, endpoint, KNET_TO_POD);
 }
 

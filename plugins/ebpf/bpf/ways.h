@@ -37,7 +37,18 @@ static __always_inline int count(struct __sk_buff *skb, __u32 outcome)
         counter->packets++;
         counter->bytes += skb->len;
     }
-    return TC_ACT_OK;
+    // Others may have programs here too.
+    return TC_ACT_UNSPEC;
+}
+
+// One that could not be told of.
+static __always_inline void count_lost(void)
+{
+    __u32 index = KNET_UNTOLD;
+    struct knet_counter *counter = bpf_map_lookup_elem(&knet_counters, &index);
+
+    if (counter)
+        counter->packets++;
 }
 
 // One hop less to live, and the next hop's addresses: all at the packet's beginning, so they are written at once.

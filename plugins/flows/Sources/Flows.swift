@@ -16,10 +16,11 @@ public final class Flows: Plugin, PluginService {
         name: "flows", isDataplane: false, isDefault: false,
         fields: [
             Field(
-                "kept", .integer(16...1_048_576), default: .integer(Settings().kept),
+                "kept", .integer(16...65_536), default: .integer(Settings().kept),
                 "So many of the last events are kept for `knetd observe`.")
         ])
 
+    /// What is followed for names.
     public static let needs = ClusterNeeds([.pod, .service], podsOfOtherNodes: true)
 
     /// Nothing of this plugin's is in the kernel.
@@ -29,7 +30,8 @@ public final class Flows: Plugin, PluginService {
     }
 
     public let name = Flows.settings.name
-    public var needs: ClusterNeeds { Self.needs }
+    /// Nothing waits for names: not a pod's start, nor the node.
+    public let needs = ClusterNeeds([])
 
     private let held: HeldFlows
     private let listener: ConnectionListener

@@ -17,21 +17,48 @@ public final class HeldFlows: Sendable {
     }
 
     /// A connection by its two ends.
-    private struct Connection: Hashable {
+    fileprivate struct Connection: Hashable {
         let transport: UInt8
         let source: FlowEvent.End
         let destination: FlowEvent.End
     }
 
-    private struct Contents {
+    fileprivate struct Names {
+        let sourcePod: String?
+        let destinationPod: String?
+        let service: String?
+
+        var areNone: Bool { sourcePod == nil && destinationPod == nil && service == nil }
+    }
+
+    /// A connection that has begun.
+    fileprivate struct Open {
+        var names: Names
+        /// Whose end counts: the stack's, or that of the programs.
+        var isPastStack: Bool
+    }
+
+    fileprivate struct Drop: Hashable {
+        let kind: FlowEvent.Kind
+        let connection: Connection
+        let reason: String?
+    }
+
+    fileprivate struct Contents {
         var names = FlowNames()
         /// A ring: the event with number n is at (n - 1) % kept.
         var ring: [Record] = []
         var count = 0
         var counts: [FlowEvent.Kind: Int] = [:]
-        /// Connections that left the host's stack, of which that will say that they have ended.
-        var moved: Set<Connection> = []
+        /// An end has the names of the beginning: pods may be gone by then.
+        var open: [Connection: Open] = [:]
+        /// When it was last told: who is denied sends again, which is told once a minute.
+        var drops: [Drop: Int] = [:]
     }
+
+    /// Connections that have begun, and drops, of which is remembered what was told.
+    fileprivate static let remembered = 65_536
+    fileprivate static let dropPause = 60
 
     private let kept: Int
     private let contents = Mutex(Contents())
@@ -44,11 +71,10 @@ public final class HeldFlows: Sendable {
 
     /// Those behind the number, the oldest first.
     func records(after number: Int, where isWanted: (Record) -> Bool) -> (found: [Record], last: Int) {
-        contents.withLock { contents in
-            let first = max(number, contents.count - contents.ring.count)
-            let found = first < contents.count ? (first..<contents.count).map { contents.ring[$0 % kept] } : []
-            return (found.filter(isWanted), contents.count)
-        }
+        let (ring, count) = contents.withLock { ($0.ring, $0.count) }
+        let first = max(number, count - ring.count)
+        let found = first < count ? (first..<count).map { ring[$0 % kept] } : []
+        return (found.filter(isWanted), count)
     }
 
     var counts: [FlowEvent.Kind: Int] { contents.withLock { $0.counts } }
@@ -68,20 +94,10 @@ public final class HeldFlows: Sendable {
     public func note(_ event: FlowEvent) {
         let now = time(nil)
         contents.withLock { contents in
-            let connection = Connection(
-                transport: event.transport, source: event.source, destination: event.destination)
-            if event.kind == .moved {
-                if contents.moved.count >= kept { contents.moved = [] }
-                contents.moved.insert(connection)
-                return
-            }
-            if event.kind == .ended, !event.isPastStack, contents.moved.remove(connection) != nil { return }
+            guard let names = contents.names(of: event, now) else { return }
             let record = Record(
-                number: contents.count + 1, time: now, event: event,
-                sourcePod: contents.names.pod(at: event.source.address),
-                destinationPod: contents.names.pod(at: event.destination.address),
-                service: contents.names.service(at: event.asked ?? event.destination))
-            guard record.sourcePod != nil || record.destinationPod != nil || record.service != nil else { return }
+                number: contents.count + 1, time: now, event: event, sourcePod: names.sourcePod,
+                destinationPod: names.destinationPod, service: names.service)
             if contents.ring.count < kept {
                 contents.ring.append(record)
             } else {
@@ -90,6 +106,50 @@ public final class HeldFlows: Sendable {
             contents.count += 1
             contents.counts[event.kind, default: 0] += 1
         }
+    }
+}
+
+extension HeldFlows.Contents {
+    /// - Returns: `nil` where the event is not to be told: it was told by another, or concerns nobody who has a name.
+    fileprivate mutating func names(of event: FlowEvent, _ now: Int) -> HeldFlows.Names? {
+        let connection = HeldFlows.Connection(
+            transport: event.transport, source: event.source, destination: event.destination)
+        switch event.kind {
+        case .moved:
+            open[connection]?.isPastStack = true
+            return nil
+        case .began:
+            // Echoes leave the stack without a word.
+            if event.isPastStack, open[connection]?.isPastStack == false {
+                open[connection]?.isPastStack = true
+                return nil
+            }
+            let names = current(event)
+            if names.areNone { return nil }
+            if open.count >= HeldFlows.remembered { open = [:] }
+            open[connection] = HeldFlows.Open(names: names, isPastStack: event.isPastStack)
+            return names
+        case .ended:
+            if let known = open[connection] {
+                if known.isPastStack != event.isPastStack { return nil }
+                open[connection] = nil
+                return known.names
+            }
+        case .denied, .refused:
+            let drop = HeldFlows.Drop(kind: event.kind, connection: connection, reason: event.reason)
+            if let last = drops[drop], now - last < HeldFlows.dropPause { return nil }
+            if drops.count >= HeldFlows.remembered { drops = [:] }
+            drops[drop] = now
+        }
+        let names = current(event)
+        return names.areNone ? nil : names
+    }
+
+    private func current(_ event: FlowEvent) -> HeldFlows.Names {
+        HeldFlows.Names(
+            sourcePod: names.pod(at: event.source.address), destinationPod: names.pod(at: event.destination.address),
+            service: names.service(
+                at: event.asked ?? event.destination, transport: event.transport, anyPort: event.kind == .refused))
     }
 }
 

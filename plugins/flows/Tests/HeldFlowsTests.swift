@@ -46,16 +46,48 @@ import Testing
         held.note(event)
         event.asked = Self.end("10.96.0.1", 81)
         held.note(event)
+        event.asked = Self.end("10.96.0.1")
+        event.transport = 17
+        held.note(event)
         let found = held.records(after: 0) { _ in true }.found
-        #expect(found.map(\.service) == ["default/s", "default/s", nil])
+        #expect(found.map(\.service) == ["default/s", "default/s", nil, nil])
         #expect(found.allSatisfy { $0.sourcePod == "default/a" && $0.destinationPod == "default/b" })
         // Names are those of the time of the event.
         let key = ObjectKey(.pod, namespace: "default", name: "a")
         store.update([key]) { $0.remove(key) }
         held.follow([key], in: store.current)
         held.note(event)
-        #expect(held.records(after: 3) { _ in true }.found.map(\.sourcePod) == [nil])
+        #expect(held.records(after: 4) { _ in true }.found.map(\.sourcePod) == [nil])
         #expect(held.records(after: 0) { _ in true }.found.first?.sourcePod == "default/a")
+    }
+
+    /// A pod may be gone, and another have its address, when its connection's end is told.
+    @Test func anEndHasTheNamesOfItsBeginning() throws {
+        let (held, store) = try Self.held()
+        var event = FlowEvent(.began, transport: 6, from: Self.end("10.42.1.2", 4000), to: Self.end("192.0.2.9"))
+        held.note(event)
+        let key = ObjectKey(.pod, namespace: "default", name: "a")
+        store.update([key]) { $0.remove(key) }
+        held.follow([key], in: store.current)
+        event.kind = .ended
+        held.note(event)
+        #expect(held.records(after: 0) { _ in true }.found.map(\.sourcePod) == ["default/a", "default/a"])
+        held.note(event)
+        #expect(held.records(after: 0) { _ in true }.last == 2, "it has ended once")
+    }
+
+    @Test func whoIsDeniedAndTriesAgainIsToldOnce() throws {
+        let (held, _) = try Self.held()
+        var event = FlowEvent(.denied, transport: 6, from: Self.end("10.42.1.2", 4000), to: Self.end("10.42.1.3"))
+        for _ in 0..<5 { held.note(event) }
+        event.reason = "another"
+        held.note(event)
+        event.source = Self.end("10.42.1.2", 4001)
+        held.note(event)
+        #expect(held.records(after: 0) { _ in true }.last == 3)
+        // One that asks for a port that a Service has not is told with the Service.
+        held.note(FlowEvent(.refused, transport: 6, from: Self.end("192.0.2.7"), to: Self.end("10.96.0.1", 81)))
+        #expect(held.records(after: 3) { _ in true }.found.map(\.service) == ["default/s"])
     }
 
     @Test func connectionsOfNobodyAreNotKept() throws {

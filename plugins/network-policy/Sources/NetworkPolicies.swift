@@ -92,7 +92,8 @@ public final class NetworkPolicies: Plugin, PluginService {
         let (affected, domains) = index.withLock { ($0.follow(keys, in: state), $0.active.domains) }
         admissions.use(domains)
         names.listen(to: Set(domains.keys)) { [admissions] in admissions.admit($0, $1, lifetime: $2) }
-        if !affected.isEmpty { origins.withLock { $0 = nil } }
+        let named: Set<ObjectKey.Kind> = [.networkPolicy, .clusterNetworkPolicy, .attachment]
+        if affected.contains(where: { named.contains($0.kind) }) { origins.withLock { $0 = nil } }
         let isUsable = state.local != nil && state.isUsable(needs.kinds)
         let isNew = self.isUsable.withLock { known in
             defer { known = isUsable }

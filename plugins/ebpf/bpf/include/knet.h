@@ -49,6 +49,8 @@ enum knet_outcome {
     KNET_TO_ENDPOINT,
     // and the answer.
     KNET_TO_CLIENT,
+    // No packet: what could not be told, for want of room in knet_events.
+    KNET_UNTOLD,
     KNET_OUTCOMES,
 };
 
@@ -82,7 +84,8 @@ struct knet_connection {
 };
 
 // What is known of a connection that goes past the stack. `ended` has a bit for each end that has said so, and one where it was cut off.
-enum { KNET_ENDED_FIRST = 1, KNET_ENDED_SECOND = 2, KNET_ENDED_BOTH = 3, KNET_RESET = 4 };
+// One that is left is the stack's again.
+enum { KNET_ENDED_FIRST = 1, KNET_ENDED_SECOND = 2, KNET_ENDED_BOTH = 3, KNET_RESET = 4, KNET_IS_LEFT = 8 };
 struct knet_flow {
     // The monotonic clock's nanoseconds, as of some tick.
     __u64 began;
@@ -114,9 +117,10 @@ struct knet_translation {
     __u32 kind;
     // Whether its sender has ended it, or it was cut off.
     __u32 ended;
-    // Whether it is left as it is, for another node to translate.
+    // Whether it is left as it is, for another node to translate,
     __u32 is_direct;
-    __u32 padding;
+    // or is the stack's again.
+    __u32 is_left;
 };
 
 // A Service's address with a port, for clients outside.
