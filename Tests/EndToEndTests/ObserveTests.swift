@@ -142,7 +142,8 @@ import Testing
             }
             // Connections that began before end meanwhile too.
             let begun = of("began")
-            #expect(of("ended").filter(Set(begun).contains) == begun)
+            let ended = of("ended").filter(Set(begun).contains)
+            #expect(ended == begun, "not ended: \(Set(begun).subtracting(ended)), of \(all.map { $0.text() })")
 
             // One end is told by who carried it, with what was sent.
             if dataplane == "ebpf" {

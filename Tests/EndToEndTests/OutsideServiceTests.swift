@@ -53,7 +53,7 @@ import Testing
                             let seen = try isHere ? outside : isPast ? stage.own(family) : node
                             #expect(outcome.seen == seen, "\(address) to \(pod): \(outcome)")
                         }
-                        let least: Double = isPast ? 20 : 0
+                        let least: Double = isPast ? 10 : 0
                         #expect(try Self.packets("to_endpoint", "node1", stage) >= before.0 + least)
                         #expect(try Self.packets("to_client", "node1", stage) >= before.1 + least)
                         // Large transfers both ways, and datagrams.

@@ -54,6 +54,7 @@ struct scratch {
     struct knet_translation back;
     struct knet_slot slot;
     struct passage passage;
+    struct segment segment;
     struct route route;
     // Of an error.
     union inner old;
@@ -69,6 +70,13 @@ struct {
     __type(key, __u32);
     __type(value, struct scratch);
 } knet_scratch SEC(".maps");
+
+static __always_inline struct scratch *scratch(void)
+{
+    __u32 zero = 0;
+
+    return bpf_map_lookup_elem(&knet_scratch, &zero);
+}
 
 // Ports from which other nodes' pods are asked: the stack's own sockets have higher ones (net.ipv4.ip_local_port_range).
 enum { FIRST_PORT = 1024, PORTS = 31744, PORT_TRIALS = 8 };
@@ -195,8 +203,8 @@ static __always_inline void note_translated(struct __sk_buff *skb, const struct 
     int is_answer = translation->kind == KNET_TO_CLIENT;
     __u32 was_ended;
 
-    __sync_fetch_and_add(&translation->packets, 1);
-    __sync_fetch_and_add(&translation->bytes, skb->len);
+    translation->packets++;
+    translation->bytes += skb->len;
     if (now - translation->seen > SECOND)
         translation->seen = now;
     if (way->transport != IPPROTO_TCP || segment->is_error || !(segment->flags & (TCP_FIN | TCP_RST)))
@@ -495,39 +503,43 @@ static __always_inline void forget_translation(struct scratch *work, const struc
 // lost; what is asked next goes through the stack.
 static __noinline int leave_fragmented(struct __sk_buff *skb)
 {
+    struct scratch *work = scratch();
+    struct knet_connection *key, *other;
     struct knet_translation *translation;
-    struct knet_connection key = { .transport = IPPROTO_UDP };
     struct packet packet = {};
     struct knet_flow *flow;
     __u16 ports[2];
-    int sender;
 
-    if (!read_fragment(skb, &packet, ports))
+    if (!work || !read_fragment(skb, &packet, ports))
         return 0;
-    key.ends[0] = packet.source;
-    key.ends[1] = packet.destination;
-    key.ports[0] = ports[0];
-    key.ports[1] = ports[1];
-    translation = bpf_map_lookup_elem(&knet_translated, &key);
+    key = &work->way;
+    other = &work->answer;
+    __builtin_memset(key, 0, sizeof(*key));
+    __builtin_memset(other, 0, sizeof(*other));
+    key->transport = other->transport = IPPROTO_UDP;
+    key->ends[0] = packet.source;
+    key->ends[1] = packet.destination;
+    key->ports[0] = ports[0];
+    key->ports[1] = ports[1];
+    translation = bpf_map_lookup_elem(&knet_translated, key);
     if (translation) {
-        struct knet_connection other = { .ends = { translation->ends[1], translation->ends[0] },
-                                         .ports = { translation->ports[1], translation->ports[0] },
-                                         .transport = IPPROTO_UDP };
-
+        other->ends[0] = translation->ends[1];
+        other->ends[1] = translation->ends[0];
+        other->ports[0] = translation->ports[1];
+        other->ports[1] = translation->ports[0];
         translation->is_left = 1;
-        translation = bpf_map_lookup_elem(&knet_translated, &other);
+        translation = bpf_map_lookup_elem(&knet_translated, other);
         if (translation)
             translation->is_left = 1;
         return 0;
     }
-    sender = is_less(&packet.destination, &packet.source);
-    if (sender) {
-        key.ends[0] = packet.destination;
-        key.ends[1] = packet.source;
-        key.ports[0] = ports[1];
-        key.ports[1] = ports[0];
+    if (is_less(&packet.destination, &packet.source)) {
+        key->ends[0] = packet.destination;
+        key->ends[1] = packet.source;
+        key->ports[0] = ports[1];
+        key->ports[1] = ports[0];
     }
-    flow = bpf_map_lookup_elem(&knet_flows, &key);
+    flow = bpf_map_lookup_elem(&knet_flows, key);
     if (flow)
         flow->ended |= KNET_IS_LEFT;
     return 0;
@@ -539,40 +551,39 @@ static __always_inline int balance(struct __sk_buff *skb, const struct packet *p
     const struct knet_settings *wanted = settings();
     const struct knet_endpoint *endpoint = NULL;
     struct knet_translation *translation;
-    struct segment segment = {};
+    struct scratch *work = scratch();
     struct knet_connection *way;
-    struct scratch *work;
-    __u32 reason, zero = 0;
+    struct segment *segment;
+    __u32 reason;
 
-    if (!wanted || !wanted->balanced || packet->lifetime <= 1)
-        return count(skb, KNET_STACK_OTHER);
-    work = bpf_map_lookup_elem(&knet_scratch, &zero);
-    if (!work)
+    if (!work || !wanted || !wanted->balanced || packet->lifetime <= 1)
         return count(skb, KNET_STACK_OTHER);
     way = &work->way;
+    segment = &work->segment;
     __builtin_memset(way, 0, sizeof(*way));
-    if (read_segment(skb, packet, &way->transport, &segment) ||
+    __builtin_memset(segment, 0, sizeof(*segment));
+    if (read_segment(skb, packet, &way->transport, segment) ||
         (way->transport != IPPROTO_TCP && way->transport != IPPROTO_UDP))
         return count(skb, KNET_STACK_OTHER);
-    way->ends[0] = segment.is_error ? segment.about : packet->source;
+    way->ends[0] = segment->is_error ? segment->about : packet->source;
     way->ends[1] = packet->destination;
-    way->ports[0] = segment.ports[0];
-    way->ports[1] = segment.ports[1];
+    way->ports[0] = segment->ports[0];
+    way->ports[1] = segment->ports[1];
     translation = bpf_map_lookup_elem(&knet_translated, way);
     if (translation && translation->is_left) {
         translation->seen = bpf_ktime_get_coarse_ns();
         return count(skb, KNET_STACK_TRACKED);
     }
-    if (translation && !is_current(translation, way, &segment)) {
+    if (translation && !is_current(translation, way, segment)) {
         // What is over must not meet what comes after it.
-        if (!segment.is_error)
+        if (!segment->is_error)
             forget_translation(work, translation);
         translation = NULL;
     }
     if (!translation) {
-        if (origin == FROM_POD || segment.is_error || segment.is_answer)
+        if (origin == FROM_POD || segment->is_error || segment->is_answer)
             return count(skb, KNET_STACK_OTHER);
-        reason = draw(skb, packet, &segment, work, wanted, origin);
+        reason = draw(skb, packet, segment, work, wanted, origin);
         if (reason)
             return count(skb, reason);
         translation = bpf_map_lookup_elem(&knet_translated, way);
@@ -596,8 +607,8 @@ static __always_inline int balance(struct __sk_buff *skb, const struct packet *p
         if (reason)
             return count(skb, reason);
     }
-    note_translated(skb, way, translation, &segment, wanted->told);
-    if (!work->translation.is_direct && translate(skb, packet, &segment, work) < 0)
+    note_translated(skb, way, translation, segment, wanted->told);
+    if (!work->translation.is_direct && translate(skb, packet, segment, work) < 0)
         return TC_ACT_SHOT;
     return endpoint ? to_pod(skb, packet, endpoint, KNET_TO_ENDPOINT)
                     : follow_route(skb, packet, &work->route, work->translation.kind);

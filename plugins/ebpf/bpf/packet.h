@@ -17,9 +17,11 @@ struct packet {
 
 static __always_inline void map_address(struct knet_address *address, __be32 ip)
 {
-    __builtin_memset(address->bytes, 0, 10);
-    __builtin_memset(address->bytes + 10, 0xff, 2);
-    __builtin_memcpy(address->bytes + 12, &ip, 4);
+    __be32 *words = (__be32 *)address->bytes;
+
+    words[0] = words[1] = 0;
+    words[2] = bpf_htonl(0xffff);
+    words[3] = ip;
 }
 
 // Returns 0, or why the packet is the stack's.

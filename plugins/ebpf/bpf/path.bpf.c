@@ -24,24 +24,28 @@ char knet_license[] SEC("license") = "GPL";
 SEC("tc")
 int knet_from_pod(struct __sk_buff *skb)
 {
-    struct passage passage = { .from = skb->ingress_ifindex };
     const struct knet_endpoint *source, *endpoint;
+    struct scratch *work = scratch();
+    struct passage *passage;
     struct packet packet;
     __u32 reason = parse(skb, &packet);
 
     if (reason == KNET_STACK_HEADER)
         leave_fragmented(skb);
-    if (reason)
+    if (reason || !work)
         return count(skb, reason);
-    reason = find_passage(skb, &packet, &passage);
+    passage = &work->passage;
+    __builtin_memset(passage, 0, sizeof(*passage));
+    passage->from = skb->ingress_ifindex;
+    reason = find_passage(skb, &packet, passage);
     // A pod speaks for itself.
-    if (!reason && passage.segment.is_error && __builtin_memcmp(&passage.segment.about, &packet.source, 16))
+    if (!reason && passage->segment.is_error && __builtin_memcmp(&passage->segment.about, &packet.source, 16))
         reason = KNET_STACK_TRACKED;
     endpoint = bpf_map_lookup_elem(&knet_endpoints, &packet.destination);
     if (endpoint)
-        passage.to = endpoint->link;
+        passage->to = endpoint->link;
     // Whose source it is was looked at when the stream began.
-    if (!reason && endpoint && !is_in_trouble(skb, &packet, endpoint) && is_under_way(skb, &passage))
+    if (!reason && endpoint && !is_in_trouble(skb, &packet, endpoint) && is_under_way(skb, passage))
         return to_pod(skb, &packet, endpoint, KNET_TO_POD);
     source = bpf_map_lookup_elem(&knet_endpoints, &packet.source);
     if (!source || source->link != skb->ingress_ifindex)
@@ -54,7 +58,7 @@ int knet_from_pod(struct __sk_buff *skb)
     if (is_in_trouble(skb, &packet, endpoint))
         return count(skb, KNET_STACK_ERROR);
     if (!reason)
-        reason = admit(skb, &packet, &passage);
+        reason = admit(skb, &packet, passage);
     if (reason)
         return count(skb, reason);
     return endpoint ? to_pod(skb, &packet, endpoint, KNET_TO_POD) : to_node(skb, &packet);
@@ -64,16 +68,23 @@ int knet_from_pod(struct __sk_buff *skb)
 static __always_inline int from_node(struct __sk_buff *skb, const struct packet *packet,
                                      const struct knet_endpoint *endpoint)
 {
-    struct passage passage = { .to = endpoint->link };
-    __u32 reason = find_passage(skb, packet, &passage);
+    struct scratch *work = scratch();
+    struct passage *passage;
+    __u32 reason;
 
+    if (!work)
+        return count(skb, KNET_STACK_OTHER);
+    passage = &work->passage;
+    __builtin_memset(passage, 0, sizeof(*passage));
+    passage->to = endpoint->link;
+    reason = find_passage(skb, packet, passage);
     // Errors about what a pod sent may be anybody's.
-    if (!is_of_other_node(&packet->source) && (reason || !passage.segment.is_error))
+    if (!is_of_other_node(&packet->source) && (reason || !passage->segment.is_error))
         return count(skb, KNET_STACK_SOURCE);
     if (is_in_trouble(skb, packet, endpoint))
         return count(skb, KNET_STACK_ERROR);
     if (!reason)
-        reason = admit(skb, packet, &passage);
+        reason = admit(skb, packet, passage);
     return reason ? count(skb, reason) : to_pod(skb, packet, endpoint, KNET_TO_POD);
 }
 

@@ -36,6 +36,10 @@ public final class HeldFlows: Sendable {
         var names: Names
         /// Whose end counts: the stack's, or that of the programs.
         var isPastStack: Bool
+        /// Whether the stack knew it first, and will say that it has ended.
+        var isStacks = false
+        /// Whether its end was told, and the stack's word is awaited.
+        var isOver = false
     }
 
     fileprivate struct Drop: Hashable {
@@ -116,12 +120,12 @@ extension HeldFlows.Contents {
             transport: event.transport, source: event.source, destination: event.destination)
         switch event.kind {
         case .moved:
-            open[connection]?.isPastStack = true
+            move(connection)
             return nil
         case .began:
             // Echoes leave the stack without a word.
             if event.isPastStack, open[connection]?.isPastStack == false {
-                open[connection]?.isPastStack = true
+                move(connection)
                 return nil
             }
             let names = current(event)
@@ -130,11 +134,7 @@ extension HeldFlows.Contents {
             open[connection] = HeldFlows.Open(names: names, isPastStack: event.isPastStack)
             return names
         case .ended:
-            if let known = open[connection] {
-                if known.isPastStack != event.isPastStack { return nil }
-                open[connection] = nil
-                return known.names
-            }
+            if let known = open[connection] { return end(connection, known, event) }
         case .denied, .refused:
             let drop = HeldFlows.Drop(kind: event.kind, connection: connection, reason: event.reason)
             if let last = drops[drop], now - last < HeldFlows.dropPause { return nil }
@@ -143,6 +143,29 @@ extension HeldFlows.Contents {
         }
         let names = current(event)
         return names.areNone ? nil : names
+    }
+
+    private mutating func move(_ connection: HeldFlows.Connection) {
+        open[connection]?.isPastStack = true
+        open[connection]?.isStacks = true
+    }
+
+    private mutating func end(
+        _ connection: HeldFlows.Connection, _ known: HeldFlows.Open, _ event: FlowEvent
+    ) -> HeldFlows.Names? {
+        guard known.isPastStack == event.isPastStack else {
+            // The stack has forgotten what left it, before its end or after.
+            open[connection]?.isStacks = false
+            if known.isOver { open[connection] = nil }
+            return nil
+        }
+        if known.isOver { return nil }
+        if known.isStacks {
+            open[connection]?.isOver = true
+        } else {
+            open[connection] = nil
+        }
+        return known.names
     }
 
     private func current(_ event: FlowEvent) -> HeldFlows.Names {

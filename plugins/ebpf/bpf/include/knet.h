@@ -5,10 +5,10 @@
 
 #include <linux/types.h>
 
-// An address of either family; IPv4 as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2).
+// An address of either family; IPv4 as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2). Aligned, or it would be copied byte by byte.
 struct knet_address {
     __u8 bytes[16];
-};
+} __attribute__((aligned(4)));
 
 // A pod of this node.
 struct knet_endpoint {
