@@ -170,22 +170,22 @@ static __always_inline int goes_on(const struct knet_flow *flow, const struct pa
 static __always_inline void note(struct __sk_buff *skb, struct knet_flow *flow, const struct passage *passage,
                                  __u32 told)
 {
-    __u64 now = bpf_ktime_get_coarse_ns();
     __u32 sender = passage->sender & 1;
 
     // What two processors count at once may be lost: an end sends from one at a time, mostly.
     flow->packets[sender]++;
     flow->bytes[sender] += skb->len;
-    // Its cache line is not written for each packet.
-    if (now - flow->seen > SECOND)
-        flow->seen = now;
-    if (passage->key.transport != IPPROTO_TCP || !(passage->segment.flags & (TCP_FIN | TCP_RST)))
-        return;
-    if (is_over(flow))
-        return;
-    flow->ended |= passage->segment.flags & TCP_RST ? KNET_RESET : KNET_ENDED_FIRST << sender;
-    if (is_over(flow) && told)
-        tell(KNET_EVENT_ENDED, &passage->key, flow);
+    // A stream is known to be over by its ends, all else by the time that nothing came: of streams it is not asked for each packet.
+    if (passage->key.transport == IPPROTO_TCP) {
+        if (!(passage->segment.flags & (TCP_FIN | TCP_RST)))
+            return;
+        if (!is_over(flow)) {
+            flow->ended |= passage->segment.flags & TCP_RST ? KNET_RESET : KNET_ENDED_FIRST << sender;
+            if (is_over(flow) && told)
+                tell(KNET_EVENT_ENDED, &passage->key, flow);
+        }
+    }
+    flow->seen = bpf_ktime_get_coarse_ns();
 }
 
 // Asks who may begin the connection. Returns 0 where it is admitted.

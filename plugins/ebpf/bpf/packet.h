@@ -123,28 +123,40 @@ static __always_inline __u32 read_error(struct __sk_buff *skb, const struct pack
     return 0;
 }
 
+// The first bytes behind the network header: most often they lie with it.
+static __always_inline int read_transport(struct __sk_buff *skb, const struct packet *packet, void *bytes, __u32 length)
+{
+    void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+
+    data += packet->is_ipv6 ? ETH_HLEN + sizeof(struct ipv6hdr) : ETH_HLEN + sizeof(struct iphdr);
+    if (data + length > end)
+        return bpf_skb_load_bytes(skb, packet->transport_offset, bytes, length);
+    __builtin_memcpy(bytes, (const __u16 *)data, length);
+    return 0;
+}
+
 // Returns 0, or why the packet is the stack's. `transport` becomes that of the connection.
 static __always_inline __u32 read_segment(struct __sk_buff *skb, const struct packet *packet, __u8 *transport,
                                           struct segment *segment)
 {
-    __u8 header[14];
+    __u8 header[16] __attribute__((aligned(8)));
 
     *transport = packet->transport;
     switch (packet->transport) {
     case IPPROTO_TCP:
-        if (packet->transport_length < 20 || bpf_skb_load_bytes(skb, packet->transport_offset, header, 14) < 0)
+        if (packet->transport_length < 20 || read_transport(skb, packet, header, 14) < 0)
             return KNET_STACK_HEADER;
         segment->flags = header[13];
         segment->is_answer = (header[13] & (TCP_SYN | TCP_ACK)) != TCP_SYN;
         break;
     case IPPROTO_UDP:
-        if (packet->transport_length < 8 || bpf_skb_load_bytes(skb, packet->transport_offset, header, 4) < 0)
+        if (packet->transport_length < 8 || read_transport(skb, packet, header, 4) < 0)
             return KNET_STACK_HEADER;
         break;
     case IPPROTO_ICMP:
     case IPPROTO_ICMPV6:
         if ((packet->transport == IPPROTO_ICMPV6) != packet->is_ipv6 || packet->transport_length < 8 ||
-            bpf_skb_load_bytes(skb, packet->transport_offset, header, 8) < 0)
+            read_transport(skb, packet, header, 8) < 0)
             return KNET_STACK_HEADER;
         // Echoes are asked for by pods alone; of the others errors (RFC 792; RFC 4443, 3) are about a connection.
         if (header[0] != (packet->is_ipv6 ? 128 : 8) && header[0] != (packet->is_ipv6 ? 129 : 0)) {

@@ -55,17 +55,20 @@ static __always_inline void count_lost(void)
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *packet, const __u8 *target,
                                    const __u8 *source)
 {
+    // A packet's beginning is known to be aligned to two bytes.
     struct {
         struct ethhdr ethernet;
         union {
             struct iphdr ip;
             struct ipv6hdr ip6;
         };
-    } __attribute__((packed)) header;
+    } __attribute__((packed, aligned(2))) header;
+    void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
     __u32 length;
 
-    if (bpf_skb_load_bytes(skb, 0, &header, ETH_HLEN + sizeof(struct iphdr)) < 0)
+    if (data + ETH_HLEN + sizeof(struct iphdr) > end)
         return -1;
+    __builtin_memcpy(&header, (const __u16 *)data, ETH_HLEN + sizeof(struct iphdr));
     __builtin_memcpy(header.ethernet.h_dest, target, 6);
     __builtin_memcpy(header.ethernet.h_source, source, 6);
     if (packet->is_ipv6) {
