@@ -1,4 +1,5 @@
 import CBPF
+import CKnetBPF
 import Glibc
 import KnetCore
 import KnetLinux
@@ -145,8 +146,12 @@ import Testing
                     packet.removeLast(Int.random(in: 0..<packet.count - 14, using: &generator))
                 }
                 let role = PathRole.allCases.randomElement(using: &generator)!
-                guard let result = try bench.run(packet, role) else { continue }
+                guard var result = try bench.run(packet, role) else { continue }
                 let mayPass = Self.isOfTwoPods(packet, role)
+                // One that was answered in pieces is the stack's.
+                if mayPass, result.verdict == Self.stack, try Self.forgetLeftFlows(bench) {
+                    result = try #require(try bench.run(packet, role))
+                }
                 redirected += result.verdict == Self.redirect ? 1 : 0
                 let isRight = result.verdict == (mayPass ? Self.redirect : Self.stack)
                 if !isRight {
@@ -157,6 +162,16 @@ import Testing
             }
             #expect(redirected > runs / 200)
         }
+    }
+
+    /// - Returns: whether there were any.
+    private static func forgetLeftFlows(_ bench: ProgramBench) throws -> Bool {
+        let map = try #require(bench.object.maps[.flows])
+        let left = map.keys.filter { key in
+            map.value(key).map { MapForm.read($0[...], knet_flow.self).ended & UInt32(KNET_IS_LEFT) != 0 } == true
+        }
+        for key in left { try map.remove(key) }
+        return !left.isEmpty
     }
 
     /// The same question, asked of the bytes in another way.
