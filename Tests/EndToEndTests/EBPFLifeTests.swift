@@ -23,7 +23,8 @@ import Testing
         init(from pod: NetworkNamespace, to targets: [(IPAddress, UInt16)], streams: [(IPAddress, UInt16)]) throws {
             for (address, port) in targets {
                 try repeatedly("connection to \(address)", pause: UInt32(1_000_000 * targets.count / 200)) { [self] in
-                    _ = try Prober(pod, port: port, milliseconds: 1_000).answer(address, bytes: 100)
+                    // Time for TCP to send again what was lost: a client would not notice it.
+                    _ = try Prober(pod, port: port, milliseconds: 4_000).answer(address, bytes: 100)
                     connections.add(1, ordering: .relaxed)
                 }
             }
