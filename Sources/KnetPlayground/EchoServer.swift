@@ -47,23 +47,17 @@ public final class EchoServer: Sendable {
 
     private func serveStreams() {
         while !isStopped.load(ordering: .relaxed) {
-            var peer = sockaddr_storage()
-            var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
-            let number = withUnsafeMutablePointer(to: &peer) {
-                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                    accept(stream.number, $0, &length)
-                }
-            }
-            guard number >= 0 else { continue }
-            let connection = Descriptor(owning: number)
+            guard let connection = Sockets.accept(stream.number) else { continue }
             Sockets.limit(connection.number, milliseconds: 5000)
             guard let received = try? Sockets.receiveAll(connection.number) else { continue }
-            var own = sockaddr_storage()
-            length = socklen_t(MemoryLayout<sockaddr_storage>.size)
-            withUnsafeMutablePointer(to: &own) {
-                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { _ = getsockname(connection.number, $0, &length) }
+            let names = [getpeername, getsockname].map { name in
+                var storage = sockaddr_storage()
+                var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+                withUnsafeMutablePointer(to: &storage) {
+                    $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { _ = name(connection.number, $0, &length) }
+                }
+                return Sockets.address(storage)?.description ?? "unknown"
             }
-            let names = [peer, own].map { Sockets.address($0)?.description ?? "unknown" }
             let greeting = Array("\(names[0]) \(names[1])\n".utf8)
             try? Sockets.sendAll(connection.number, greeting + received)
         }
@@ -71,10 +65,9 @@ public final class EchoServer: Sendable {
 
     private func serveLongStreams() {
         while !isStopped.load(ordering: .relaxed) {
-            let number = accept(longStream.number, nil, nil)
-            guard number >= 0 else { continue }
+            guard let accepted = Sockets.accept(longStream.number) else { continue }
+            let connection = SharedDescriptor(accepted)
             try? DedicatedThread.start(name: "echo-stream") { [self] in
-                let connection = Descriptor(owning: number)
                 Sockets.limit(connection.number, milliseconds: Self.patience)
                 var buffer = [UInt8](repeating: 0, count: 1 << 16)
                 while !isStopped.load(ordering: .relaxed) {

@@ -23,8 +23,8 @@ import Testing
         init(from pod: NetworkNamespace, to targets: [(IPAddress, UInt16)], streams: [(IPAddress, UInt16)]) throws {
             for (address, port) in targets {
                 try repeatedly("connection to \(address)", pause: UInt32(1_000_000 * targets.count / 200)) { [self] in
-                    // Time for TCP to send again what was lost: a client would not notice it.
-                    _ = try Prober(pod, port: port, milliseconds: 4_000).answer(address, bytes: 100)
+                    // Less than TCP takes to send a SYN again: no packet is lost either.
+                    _ = try Prober(pod, port: port, milliseconds: 900).answer(address, bytes: 100)
                     connections.add(1, ordering: .relaxed)
                 }
             }

@@ -71,11 +71,7 @@ final class PolicyServers: Sendable {
 
     /// That the connection came about is all that is asked.
     private static func take(_ listener: Int32) {
-        while true {
-            let connection = accept(listener, nil, nil)
-            guard connection >= 0 else { return }
-            close(connection)
-        }
+        while Sockets.accept(listener) != nil {}
     }
 
     private static func echo(_ descriptor: Int32) {

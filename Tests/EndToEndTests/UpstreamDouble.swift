@@ -87,10 +87,9 @@ final class UpstreamDouble: Sendable {
 
     private func serveStreams() {
         while !isStopped.load(ordering: .relaxed) {
-            let number = accept(stream.number, nil, nil)
-            guard number >= 0 else { continue }
-            let connection = SharedDescriptor(Descriptor(owning: number))
-            Sockets.limit(number, milliseconds: 2_000)
+            guard let accepted = Sockets.accept(stream.number) else { continue }
+            let connection = SharedDescriptor(accepted)
+            Sockets.limit(connection.number, milliseconds: 2_000)
             try? DedicatedThread.start(name: "upstream-connection") { [self] in serve(connection) }
         }
     }

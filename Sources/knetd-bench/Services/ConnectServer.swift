@@ -28,8 +28,7 @@ final class ConnectServer: Sendable {
         try DedicatedThread.start(name: "bench-accept") { [self] in
             _ = knet_pin_to_processor(Self.processor)
             while !isStopped.load(ordering: .relaxed) {
-                let connection = accept(listener.number, nil, nil)
-                if connection >= 0 { close(connection) }
+                _ = Sockets.accept(listener.number)
             }
         }
     }
