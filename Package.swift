@@ -11,6 +11,7 @@ let plugins: [(trait: String, folder: String, summary: String)] = [
     ("DNS", "dns", "the cluster's names, and a cache for all others"),
     ("NetworkPolicy", "network-policy", "who may talk to whom"),
     ("Flows", "flows", "who talks to whom, and why not"),
+    ("LoadBalancer", "load-balancer", "addresses for Services of type LoadBalancer"),
 ]
 
 /// What plugins use beside the common libraries.
@@ -19,6 +20,7 @@ let libraries: [String: [Target.Dependency]] = [
         .product(name: "Logging", package: "swift-log"), .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"), .product(name: "NIOSSL", package: "swift-nio-ssl"),
     ],
+    "LoadBalancer": [.product(name: "Logging", package: "swift-log")],
     // Its transports are theirs, and what Services are.
     "EBPF": ["CBPF", "CKnetBPF", "OverlayPlugin", "RoutedPlugin", "ServiceProxyPlugin"],
 ]

@@ -32,15 +32,18 @@ public final class KubernetesSource: ClusterSource {
     private let reflectors: [Reflector]
     private let publisher: NodePublisher
     private let snapshot: SnapshotKeeper?
+    /// Where a plugin writes.
+    private let lease: LeaseHolder?
     private let started = ContinuousClock.now
 
     /// - Parameters:
     ///   - needs: what is watched.
     ///   - snapshotPath: `nil` keeps none.
+    ///   - writing: offered a writer where `needs` has it that something is written.
     ///   - version: of knetd, for the server's log.
     public init(
         _ settings: Configuration.Cluster.Kubernetes, needs: ClusterNeeds, local: LocalView, snapshotPath: String?,
-        store: StateStore, version: String, group: any EventLoopGroup, logger: Logger
+        store: StateStore, writing: WriterExchange, version: String, group: any EventLoopGroup, logger: Logger
     ) {
         let access: AccessSource
         if let path = settings.kubeconfig {
@@ -63,6 +66,8 @@ public final class KubernetesSource: ClusterSource {
         publisher = NodePublisher(
             nodeName: local.nodeName, client: client, store: store, annotations: local.annotations, isUp: local.isUp,
             logger: logger)
+        lease = needs.writes ? LeaseHolder(settings, nodeName: local.nodeName, client: client, logger: logger) : nil
+        if let lease { writing.offer(StatusWriter(client: client, lease: lease, nodeName: local.nodeName)) }
         snapshot = snapshotPath.map {
             SnapshotKeeper(
                 path: $0, kinds: Set(resources.map(\.kind)), interval: .seconds(settings.snapshotSeconds), store: store,
@@ -87,6 +92,7 @@ public final class KubernetesSource: ClusterSource {
             for reflector in reflectors { group.addTask { await reflector.run() } }
             group.addTask { [publisher] in await publisher.run() }
             if let snapshot { group.addTask { await snapshot.run() } }
+            if let lease { group.addTask { await lease.run() } }
         }
         await client.shutdown()
     }
@@ -101,8 +107,10 @@ public final class KubernetesSource: ClusterSource {
         let troubles = reports.compactMap(\.1.trouble)
         let common = troubles.count == reports.count ? Set(troubles) : []
         report.troubles = common.count == 1 ? common.map(\.description) : own
-        report.troubles += [publisher.trouble.map { "this Node cannot be written: \($0)" }, snapshot?.trouble]
-            .compactMap { $0 }
+        report.troubles += [
+            publisher.trouble.map { "this Node cannot be written: \($0)" }, snapshot?.trouble,
+            lease?.trouble.map { "the Lease cannot be renewed: \($0)" },
+        ].compactMap { $0 }
         report.staleSeconds = report.isLive ? 0 : staleness(reports.map(\.1.heard))
         report.faults = sink.faults
         report.kinds = reports.map { kind, report in

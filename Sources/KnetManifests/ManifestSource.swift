@@ -1,3 +1,4 @@
+import HashTreeCollections
 public import KnetCore
 import KnetLinux
 public import Logging
@@ -7,12 +8,14 @@ import Synchronization
 public final class ManifestSource: ClusterSource {
     private let path: String
     private let store: StateStore
+    private let writer: ManifestWriter
     private let logger: Logger
     private let shared = Mutex<[ManifestFault]>([])
 
-    public init(directory path: String, store: StateStore, logger: Logger) {
+    public init(directory path: String, store: StateStore, writer: ManifestWriter, logger: Logger) {
         self.path = path
         self.store = store
+        self.writer = writer
         self.logger = logger
     }
 
@@ -53,9 +56,10 @@ public final class ManifestSource: ClusterSource {
     private func publish(_ changes: ManifestDirectory.Changes) {
         let keys = Set(changes.added.map(\.key)).union(changes.removed)
         store.update(keys, told: ObjectKey.clusterKinds) { state in
-            for object in changes.added { state.set(object) }
+            for object in changes.added { state.set(writer.withWritten(object)) }
             for key in changes.removed { state.remove(key) }
         }
+        writer.forgetOthers(than: store.current.services.keys)
         logger.info(
             "manifests changed",
             metadata: ["op": "manifests", "set": "\(changes.added.count)", "removed": "\(changes.removed.count)"])

@@ -47,7 +47,7 @@ public final class EchoServer: Sendable {
 
     private func serveStreams() {
         while !isStopped.load(ordering: .relaxed) {
-            guard let connection = Sockets.accept(stream.number) else { continue }
+            guard let connection = Descriptor.accepted(from: stream.number) else { continue }
             Sockets.limit(connection.number, milliseconds: 5000)
             guard let received = try? Sockets.receiveAll(connection.number) else { continue }
             let names = [getpeername, getsockname].map { name in
@@ -65,7 +65,7 @@ public final class EchoServer: Sendable {
 
     private func serveLongStreams() {
         while !isStopped.load(ordering: .relaxed) {
-            guard let accepted = Sockets.accept(longStream.number) else { continue }
+            guard let accepted = Descriptor.accepted(from: longStream.number) else { continue }
             let connection = SharedDescriptor(accepted)
             try? DedicatedThread.start(name: "echo-stream") { [self] in
                 Sockets.limit(connection.number, milliseconds: Self.patience)

@@ -1,5 +1,4 @@
-package import CMnl
-import Glibc
+package import Glibc
 package import KnetCore
 package import KnetLinux
 
@@ -46,13 +45,6 @@ package enum Sockets {
     /// The address in `storage`; IPv4 inside IPv6 is shown as IPv4.
     package static func address(_ storage: sockaddr_storage) -> IPAddress? {
         withUnsafePointer(to: storage) { IPAddress(socketName: $0) }
-    }
-
-    /// - Returns: a connection that no child process inherits (its end would wait for the child's), or `nil` when
-    ///   there is none within the listener's limit of time.
-    package static func accept(_ listener: Int32) -> Descriptor? {
-        let number = accept4(listener, nil, nil, Int32(SOCK_CLOEXEC.rawValue))
-        return number >= 0 ? Descriptor(owning: number) : nil
     }
 
     package static func sendAll(_ descriptor: Int32, _ bytes: [UInt8]) throws {

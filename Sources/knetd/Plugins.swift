@@ -12,6 +12,9 @@ import Logging
 #if Flows
     import FlowsPlugin
 #endif
+#if LoadBalancer
+    import LoadBalancerPlugin
+#endif
 #if NetworkPolicy
     import NetworkPolicyPlugin
 #endif
@@ -117,6 +120,13 @@ enum Plugins {
                     return [.plugin(flows, events: [], service: flows)]
                 })
         #endif
+        #if LoadBalancer
+            all.append(
+                PluginEntry(LoadBalancer.settings, needs: { LoadBalancer.needs(try $0.decode()) }) {
+                    let balancer = LoadBalancer(try $0.decode(), writing: $1.writing, logger: $1.logger)
+                    return [.plugin(balancer, events: [], service: balancer)]
+                })
+        #endif
         return all
     }()
 
@@ -140,6 +150,7 @@ struct PluginEntry: Sendable {
         let names: NameExchange
         let verdicts: VerdictExchange
         let flows: FlowExchange
+        let writing: WriterExchange
         let configuration: Configuration
     }
 

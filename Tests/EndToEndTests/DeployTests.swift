@@ -118,6 +118,14 @@ import Testing
         let request = NodePublisher.request(nodeName: "node1")
         let (group, plural) = Self.resource(of: request.path)
         asked.insert(DeployFiles.Permission(verb: "\(request.method)".lowercased(), group: group, resource: plural))
+        if needs.writes {
+            for (verb, group, resource) in [
+                ("patch", "", "services/status"), ("create", "", "events"), ("get", "coordination.k8s.io", "leases"),
+                ("create", "coordination.k8s.io", "leases"), ("update", "coordination.k8s.io", "leases"),
+            ] {
+                asked.insert(DeployFiles.Permission(verb: verb, group: group, resource: resource))
+            }
+        }
         return asked
     }
 

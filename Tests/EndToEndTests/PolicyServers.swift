@@ -71,7 +71,7 @@ final class PolicyServers: Sendable {
 
     /// That the connection came about is all that is asked.
     private static func take(_ listener: Int32) {
-        while Sockets.accept(listener) != nil {}
+        while Descriptor.accepted(from: listener) != nil {}
     }
 
     private static func echo(_ descriptor: Int32) {

@@ -87,7 +87,7 @@ final class UpstreamDouble: Sendable {
 
     private func serveStreams() {
         while !isStopped.load(ordering: .relaxed) {
-            guard let accepted = Sockets.accept(stream.number) else { continue }
+            guard let accepted = Descriptor.accepted(from: stream.number) else { continue }
             let connection = SharedDescriptor(accepted)
             Sockets.limit(connection.number, milliseconds: 2_000)
             try? DedicatedThread.start(name: "upstream-connection") { [self] in serve(connection) }

@@ -222,8 +222,16 @@ extension ProtobufMessage {
           3 ipMode string?
         LoadBalancerStatus
           1 ingress LoadBalancerIngress[]
+        StatusCondition
+          1 type string
+          2 status string
+          3 observedGeneration int
+          4 lastTransitionTime time
+          5 reason string
+          6 message string
         ServiceStatus
           1 loadBalancer LoadBalancerStatus
+          2 conditions StatusCondition[]
         Service
           1 metadata ObjectMeta
           2 spec ServiceSpec

@@ -50,6 +50,10 @@ extension APIDouble.Resource {
         group: "discovery.k8s.io", version: "v1", plural: "endpointslices", kind: "EndpointSlice", isCustom: false)
     public static let networkPolicies = APIDouble.Resource(
         group: "networking.k8s.io", version: "v1", plural: "networkpolicies", kind: "NetworkPolicy", isCustom: false)
+    /// Leases and events are told as JSON alone: who reads them here asks for that.
+    public static let leases = APIDouble.Resource(
+        group: "coordination.k8s.io", version: "v1", plural: "leases", kind: "Lease")
+    public static let events = APIDouble.Resource(group: "", version: "v1", plural: "events", kind: "Event")
     /// https://network-policy-api.sigs.k8s.io
     public static let clusterNetworkPolicies = APIDouble.Resource(
         group: "policy.networking.k8s.io", version: "v1alpha2", plural: "clusternetworkpolicies",
@@ -57,6 +61,6 @@ extension APIDouble.Resource {
 
     /// What every cluster has.
     public static let builtIn: [APIDouble.Resource] = [
-        .nodes, .namespaces, .pods, .services, .endpointSlices, .networkPolicies,
+        .nodes, .namespaces, .pods, .services, .endpointSlices, .networkPolicies, .leases, .events,
     ]
 }

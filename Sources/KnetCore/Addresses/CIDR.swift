@@ -52,7 +52,8 @@ extension CIDR {
         Self.reserved.first { $0.block.overlaps(self) }.map { "\($0.block) (\($0.purpose))" }
     }
 
-    private static let reserved: [(block: CIDR, purpose: String)] = [
+    /// Blocks that no host has an address of.
+    public static let reserved: [(block: CIDR, purpose: String)] = [
         ("0.0.0.0/8", "this network"), ("127.0.0.0/8", "loopback"), ("169.254.0.0/16", "link-local addresses"),
         ("224.0.0.0/3", "multicast and reserved addresses"), ("::/8", "loopback and mapped addresses"),
         ("fe80::/10", "link-local addresses"), ("ff00::/8", "multicast"),

@@ -16,6 +16,10 @@ public struct Configuration: Sendable, Equatable, Codable {
             public let servers: [String]
             /// Seconds between two snapshots at least.
             public let snapshotSeconds: Int
+            /// Where the Lease is by which one knetd of all is elected to write.
+            public let leaseNamespace: String
+            /// After so many seconds without a word from the one that writes another takes its place.
+            public let leaseSeconds: Int
         }
         public let manifests: Manifests
         /// Where it is there, manifests are not read.
@@ -56,6 +60,9 @@ public struct Configuration: Sendable, Equatable, Codable {
 
         /// The socket that the CNI mode and `knetd status` talk to.
         public var socketPath: String { runDirectory + "/knetd.sock" }
+
+        /// What was written to Services that manifests describe.
+        public var statusPath: String { stateDirectory + "/services.json" }
     }
 
     public struct CNI: Sendable, Equatable, Codable {
@@ -103,12 +110,18 @@ public struct PluginSettings: Sendable {
     /// Whether it runs where the configuration names no plugins.
     public let isDefault: Bool
     public let fields: [Field]
+    /// What is wrong with its part, which begins at `path`, in this configuration.
+    public let problems: @Sendable (_ configuration: Configuration, _ path: String) -> [ConfigurationProblem]
 
-    public init(name: String, isDataplane: Bool, isDefault: Bool = true, fields: [Field]) {
+    public init(
+        name: String, isDataplane: Bool, isDefault: Bool = true, fields: [Field],
+        problems: @escaping @Sendable (Configuration, String) -> [ConfigurationProblem] = { _, _ in [] }
+    ) {
         self.name = name
         self.isDataplane = isDataplane
         self.isDefault = isDefault
         self.fields = fields
+        self.problems = problems
     }
 }
 
@@ -117,7 +130,7 @@ public struct ConfigurationReader: Sendable {
     public let compiledIn: [PluginSettings]
 
     /// Every plugin that knetd has or will have, so that a name can be told from a typing error.
-    static let knownPlugins = ["overlay", "routed", "ebpf", "serviceProxy", "dns", "networkPolicy"]
+    static let knownPlugins = ["overlay", "routed", "ebpf", "serviceProxy", "dns", "networkPolicy", "flows", "loadBalancer", "bgp"]
 
     public init(compiledIn: [PluginSettings]) { self.compiledIn = compiledIn }
 
@@ -158,6 +171,9 @@ public struct ConfigurationReader: Sendable {
             throw ConfigurationError([.init(path: "$", found: "\(error)", allowed: "see knetd config schema")])
         }
         problems = contradictions(in: configuration) + twoSources(value)
+        for plugin in compiledIn where configuration.plugins[plugin.name] != nil {
+            problems += plugin.problems(configuration, "$.plugins.\(plugin.name)")
+        }
         guard problems.isEmpty else { throw ConfigurationError(problems) }
         return configuration
     }
@@ -208,6 +224,14 @@ public struct ConfigurationReader: Sendable {
                             Field(
                                 "snapshotSeconds", .integer(1...86400), default: 60,
                                 "Seconds between two savings of the cluster's state, from which a node boots without the API server."
+                            ),
+                            Field(
+                                "leaseNamespace", .text(.any(what: "a namespace's name")), default: "kube-system",
+                                "Namespace of the Lease by which one knetd of all is elected to write addresses of Services."
+                            ),
+                            Field(
+                                "leaseSeconds", .integer(2...3600), default: 15,
+                                "After so many seconds without a word from the one that is elected another takes its place."
                             ),
                         ]), "The cluster as the API server has it, instead of manifests."),
                 ]), default: [:], "Where the cluster's objects come from."),

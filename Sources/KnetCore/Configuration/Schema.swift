@@ -16,6 +16,7 @@ extension Shape {
                     Dictionary(uniqueKeysWithValues: fields.map { ($0.name, $0.schema) })),
                 "required": .array(fields.filter(\.isRequired).map { .string($0.name) }),
             ]
+        case .map(let element): ["type": "object", "additionalProperties": element.schema]
         case .either(let shapes): ["anyOf": .array(shapes.map(\.schema))]
         }
     }

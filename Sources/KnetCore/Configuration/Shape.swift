@@ -6,6 +6,8 @@ public indirect enum Shape: Sendable {
     case text(TextFormat)
     case list(of: Shape, atLeast: Int = 0)
     case object([Field])
+    /// An object whose names are free.
+    case map(of: Shape)
     /// The first shape that fits is taken.
     case either([Shape])
 }
@@ -103,6 +105,12 @@ extension Shape {
                 elements.enumerated().map { element.normalise($1, path: "\(path)[\($0)]", problems: &problems) })
         case (.object(let fields), .object(let members)):
             return normalise(members, fields: fields, path: path, problems: &problems)
+        case (.map(let element), .object(let members)):
+            return .object(
+                Dictionary(
+                    uniqueKeysWithValues: members.map { name, value in
+                        (name, element.normalise(value, path: "\(path).\(name)", problems: &problems))
+                    }))
         case (.either(let shapes), _):
             for shape in shapes {
                 var attempt: [ConfigurationProblem] = []
@@ -150,6 +158,7 @@ extension Shape {
         case .list(let element, let minimum):
             "a list\(minimum > 0 ? " of at least \(minimum)" : ""), each \(element.allowed)"
         case .object: "an object"
+        case .map(let element): "an object, each value \(element.allowed)"
         case .either(let shapes): shapes.map(\.allowed).joined(separator: ", or ")
         }
     }

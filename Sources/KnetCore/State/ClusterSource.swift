@@ -55,13 +55,18 @@ public struct ClusterNeeds: Sendable, Hashable {
     public var kinds: Set<ObjectKey.Kind>
     /// Whether pods of other nodes are among them.
     public var podsOfOtherNodes: Bool
+    /// Whether it writes by the `ClusterWriter`, of which one process is elected.
+    public var writes: Bool
 
-    public init(_ kinds: Set<ObjectKey.Kind>, podsOfOtherNodes: Bool = false) {
+    public init(_ kinds: Set<ObjectKey.Kind>, podsOfOtherNodes: Bool = false, writes: Bool = false) {
         self.kinds = kinds
         self.podsOfOtherNodes = podsOfOtherNodes
+        self.writes = writes
     }
 
     public func union(_ other: ClusterNeeds) -> ClusterNeeds {
-        ClusterNeeds(kinds.union(other.kinds), podsOfOtherNodes: podsOfOtherNodes || other.podsOfOtherNodes)
+        ClusterNeeds(
+            kinds.union(other.kinds), podsOfOtherNodes: podsOfOtherNodes || other.podsOfOtherNodes,
+            writes: writes || other.writes)
     }
 }

@@ -13,6 +13,8 @@ struct APIError: Error, Hashable, CustomStringConvertible {
         case forbidden
         /// 404: this server does not have the kind.
         case notServed
+        /// 409: the object is there already, or another version of it.
+        case conflict
         /// 410: the history that was asked for is gone.
         case expired
         /// 400, 406 or 422: the server does not take the request.

@@ -72,6 +72,7 @@ enum Explanation {
         case 403:
             return APIError(.forbidden, said, remedy: "give knetd's ClusterRole the verb and resource")
         case 404: return APIError(.notServed, "\(server) does not have \(request.path)")
+        case 409: return APIError(.conflict, "\(server): \(said)")
         case 410: return APIError(.expired, said)
         case 400 where said.contains("HTTP request to an HTTPS server"):
             return APIError(.untrusted, "\(server) speaks TLS", remedy: "use https://")

@@ -154,12 +154,16 @@ extension Pod.Port {
 }
 
 extension Service {
-    private static let keptAnnotations = ["service.kubernetes.io/", Metadata.ownAnnotations]
+    private static let keptAnnotations = [
+        "service.kubernetes.io/", Metadata.ownAnnotations, "metallb.io/", "metallb.universe.tf/",
+    ]
 
     init(_ wire: WireService, _ shared: inout SharedValues) {
+        // Pools of addresses are given by labels.
+        let isBalanced = wire.spec.type == "LoadBalancer"
         self.init(
             metadata: Metadata(
-                wire.metadata, &shared, labels: { $0.hasPrefix("service.kubernetes.io/") },
+                wire.metadata, &shared, labels: { isBalanced || $0.hasPrefix("service.kubernetes.io/") },
                 annotations: { key in Self.keptAnnotations.contains { key.hasPrefix($0) } }))
         spec = Spec(
             type: wire.spec.type.nonEmpty, clusterIP: wire.spec.clusterIp.nonEmpty,
@@ -182,10 +186,22 @@ extension Service {
         spec?.externalTrafficPolicy = wire.spec.externalTrafficPolicy.nonEmpty.map { shared.share($0) }
         spec?.internalTrafficPolicy = wire.spec.internalTrafficPolicy.nonEmpty.map { shared.share($0) }
         spec?.healthCheckNodePort = wire.spec.healthCheckNodePort == 0 ? nil : Int(wire.spec.healthCheckNodePort)
+        spec?.loadBalancerIP = wire.spec.loadBalancerIp.nonEmpty
+        spec?.loadBalancerClass = wire.spec.loadBalancerClass.nonEmpty.map { shared.share($0) }
+        if isBalanced {
+            spec?.ipFamilies = wire.spec.ipFamilies.nonEmpty
+            spec?.ipFamilyPolicy = wire.spec.ipFamilyPolicy.nonEmpty.map { shared.share($0) }
+        }
         let ingress = wire.status.loadBalancer.ingress.map {
             Status.Ingress(ip: $0.ip.nonEmpty, ipMode: $0.ipMode.nonEmpty)
+        }.nonEmpty
+        let conditions = wire.status.conditions.map {
+            Status.Condition(
+                type: $0.type, status: $0.status, reason: $0.reason.nonEmpty, message: $0.message.nonEmpty)
+        }.nonEmpty
+        if ingress != nil || conditions != nil {
+            status = Status(loadBalancer: ingress.map { .init(ingress: $0) }, conditions: conditions)
         }
-        if let ingress = ingress.nonEmpty { status = Status(loadBalancer: .init(ingress: ingress)) }
     }
 
     var wire: WireService {
@@ -208,6 +224,18 @@ extension Service {
                 $0.externalTrafficPolicy = spec?.externalTrafficPolicy ?? ""
                 $0.internalTrafficPolicy = spec?.internalTrafficPolicy ?? ""
                 $0.healthCheckNodePort = Int32(clamping: spec?.healthCheckNodePort ?? 0)
+                $0.loadBalancerIp = spec?.loadBalancerIP ?? ""
+                $0.loadBalancerClass = spec?.loadBalancerClass ?? ""
+                $0.ipFamilies = spec?.ipFamilies ?? []
+                $0.ipFamilyPolicy = spec?.ipFamilyPolicy ?? ""
+            }
+            $0.status.conditions = (status?.conditions ?? []).map { condition in
+                .with {
+                    $0.type = condition.type
+                    $0.status = condition.status
+                    $0.reason = condition.reason ?? ""
+                    $0.message = condition.message ?? ""
+                }
             }
             $0.status.loadBalancer.ingress = (status?.loadBalancer?.ingress ?? []).map { ingress in
                 .with {

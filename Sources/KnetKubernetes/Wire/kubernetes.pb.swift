@@ -856,154 +856,195 @@ package nonisolated struct WirePodIP: Sendable {
   fileprivate var _ip: String? = nil
 }
 
-package nonisolated struct WireService: @unchecked Sendable {
+package nonisolated struct WireService: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
   package var metadata: WireObjectMeta {
-    get {_storage._metadata ?? WireObjectMeta()}
-    set {_uniqueStorage()._metadata = newValue}
+    get {_metadata ?? WireObjectMeta()}
+    set {_metadata = newValue}
   }
   /// Returns true if `metadata` has been explicitly set.
-  package var hasMetadata: Bool {_storage._metadata != nil}
+  package var hasMetadata: Bool {self._metadata != nil}
   /// Clears the value of `metadata`. Subsequent reads from it will return its default value.
-  package mutating func clearMetadata() {_uniqueStorage()._metadata = nil}
+  package mutating func clearMetadata() {self._metadata = nil}
 
   package var spec: WireServiceSpec {
-    get {_storage._spec ?? WireServiceSpec()}
-    set {_uniqueStorage()._spec = newValue}
+    get {_spec ?? WireServiceSpec()}
+    set {_spec = newValue}
   }
   /// Returns true if `spec` has been explicitly set.
-  package var hasSpec: Bool {_storage._spec != nil}
+  package var hasSpec: Bool {self._spec != nil}
   /// Clears the value of `spec`. Subsequent reads from it will return its default value.
-  package mutating func clearSpec() {_uniqueStorage()._spec = nil}
+  package mutating func clearSpec() {self._spec = nil}
 
   package var status: WireServiceStatus {
-    get {_storage._status ?? WireServiceStatus()}
-    set {_uniqueStorage()._status = newValue}
+    get {_status ?? WireServiceStatus()}
+    set {_status = newValue}
   }
   /// Returns true if `status` has been explicitly set.
-  package var hasStatus: Bool {_storage._status != nil}
+  package var hasStatus: Bool {self._status != nil}
   /// Clears the value of `status`. Subsequent reads from it will return its default value.
-  package mutating func clearStatus() {_uniqueStorage()._status = nil}
+  package mutating func clearStatus() {self._status = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _metadata: WireObjectMeta? = nil
+  fileprivate var _spec: WireServiceSpec? = nil
+  fileprivate var _status: WireServiceStatus? = nil
+}
+
+package nonisolated struct WireServiceSpec: @unchecked Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var ports: [WireServicePort] {
+    get {_storage._ports}
+    set {_uniqueStorage()._ports = newValue}
+  }
+
+  package var selector: Dictionary<String,String> {
+    get {_storage._selector}
+    set {_uniqueStorage()._selector = newValue}
+  }
+
+  package var clusterIp: String {
+    get {_storage._clusterIp ?? String()}
+    set {_uniqueStorage()._clusterIp = newValue}
+  }
+  /// Returns true if `clusterIp` has been explicitly set.
+  package var hasClusterIp: Bool {_storage._clusterIp != nil}
+  /// Clears the value of `clusterIp`. Subsequent reads from it will return its default value.
+  package mutating func clearClusterIp() {_uniqueStorage()._clusterIp = nil}
+
+  package var type: String {
+    get {_storage._type ?? String()}
+    set {_uniqueStorage()._type = newValue}
+  }
+  /// Returns true if `type` has been explicitly set.
+  package var hasType: Bool {_storage._type != nil}
+  /// Clears the value of `type`. Subsequent reads from it will return its default value.
+  package mutating func clearType() {_uniqueStorage()._type = nil}
+
+  package var externalIps: [String] {
+    get {_storage._externalIps}
+    set {_uniqueStorage()._externalIps = newValue}
+  }
+
+  package var sessionAffinity: String {
+    get {_storage._sessionAffinity ?? String()}
+    set {_uniqueStorage()._sessionAffinity = newValue}
+  }
+  /// Returns true if `sessionAffinity` has been explicitly set.
+  package var hasSessionAffinity: Bool {_storage._sessionAffinity != nil}
+  /// Clears the value of `sessionAffinity`. Subsequent reads from it will return its default value.
+  package mutating func clearSessionAffinity() {_uniqueStorage()._sessionAffinity = nil}
+
+  package var loadBalancerIp: String {
+    get {_storage._loadBalancerIp ?? String()}
+    set {_uniqueStorage()._loadBalancerIp = newValue}
+  }
+  /// Returns true if `loadBalancerIp` has been explicitly set.
+  package var hasLoadBalancerIp: Bool {_storage._loadBalancerIp != nil}
+  /// Clears the value of `loadBalancerIp`. Subsequent reads from it will return its default value.
+  package mutating func clearLoadBalancerIp() {_uniqueStorage()._loadBalancerIp = nil}
+
+  package var loadBalancerSourceRanges: [String] {
+    get {_storage._loadBalancerSourceRanges}
+    set {_uniqueStorage()._loadBalancerSourceRanges = newValue}
+  }
+
+  package var externalName: String {
+    get {_storage._externalName ?? String()}
+    set {_uniqueStorage()._externalName = newValue}
+  }
+  /// Returns true if `externalName` has been explicitly set.
+  package var hasExternalName: Bool {_storage._externalName != nil}
+  /// Clears the value of `externalName`. Subsequent reads from it will return its default value.
+  package mutating func clearExternalName() {_uniqueStorage()._externalName = nil}
+
+  package var externalTrafficPolicy: String {
+    get {_storage._externalTrafficPolicy ?? String()}
+    set {_uniqueStorage()._externalTrafficPolicy = newValue}
+  }
+  /// Returns true if `externalTrafficPolicy` has been explicitly set.
+  package var hasExternalTrafficPolicy: Bool {_storage._externalTrafficPolicy != nil}
+  /// Clears the value of `externalTrafficPolicy`. Subsequent reads from it will return its default value.
+  package mutating func clearExternalTrafficPolicy() {_uniqueStorage()._externalTrafficPolicy = nil}
+
+  package var healthCheckNodePort: Int32 {
+    get {_storage._healthCheckNodePort ?? 0}
+    set {_uniqueStorage()._healthCheckNodePort = newValue}
+  }
+  /// Returns true if `healthCheckNodePort` has been explicitly set.
+  package var hasHealthCheckNodePort: Bool {_storage._healthCheckNodePort != nil}
+  /// Clears the value of `healthCheckNodePort`. Subsequent reads from it will return its default value.
+  package mutating func clearHealthCheckNodePort() {_uniqueStorage()._healthCheckNodePort = nil}
+
+  package var publishNotReadyAddresses: Bool {
+    get {_storage._publishNotReadyAddresses ?? false}
+    set {_uniqueStorage()._publishNotReadyAddresses = newValue}
+  }
+  /// Returns true if `publishNotReadyAddresses` has been explicitly set.
+  package var hasPublishNotReadyAddresses: Bool {_storage._publishNotReadyAddresses != nil}
+  /// Clears the value of `publishNotReadyAddresses`. Subsequent reads from it will return its default value.
+  package mutating func clearPublishNotReadyAddresses() {_uniqueStorage()._publishNotReadyAddresses = nil}
+
+  package var sessionAffinityConfig: WireSessionAffinityConfig {
+    get {_storage._sessionAffinityConfig ?? WireSessionAffinityConfig()}
+    set {_uniqueStorage()._sessionAffinityConfig = newValue}
+  }
+  /// Returns true if `sessionAffinityConfig` has been explicitly set.
+  package var hasSessionAffinityConfig: Bool {_storage._sessionAffinityConfig != nil}
+  /// Clears the value of `sessionAffinityConfig`. Subsequent reads from it will return its default value.
+  package mutating func clearSessionAffinityConfig() {_uniqueStorage()._sessionAffinityConfig = nil}
+
+  package var ipFamilyPolicy: String {
+    get {_storage._ipFamilyPolicy ?? String()}
+    set {_uniqueStorage()._ipFamilyPolicy = newValue}
+  }
+  /// Returns true if `ipFamilyPolicy` has been explicitly set.
+  package var hasIpFamilyPolicy: Bool {_storage._ipFamilyPolicy != nil}
+  /// Clears the value of `ipFamilyPolicy`. Subsequent reads from it will return its default value.
+  package mutating func clearIpFamilyPolicy() {_uniqueStorage()._ipFamilyPolicy = nil}
+
+  package var clusterIps: [String] {
+    get {_storage._clusterIps}
+    set {_uniqueStorage()._clusterIps = newValue}
+  }
+
+  package var ipFamilies: [String] {
+    get {_storage._ipFamilies}
+    set {_uniqueStorage()._ipFamilies = newValue}
+  }
+
+  package var loadBalancerClass: String {
+    get {_storage._loadBalancerClass ?? String()}
+    set {_uniqueStorage()._loadBalancerClass = newValue}
+  }
+  /// Returns true if `loadBalancerClass` has been explicitly set.
+  package var hasLoadBalancerClass: Bool {_storage._loadBalancerClass != nil}
+  /// Clears the value of `loadBalancerClass`. Subsequent reads from it will return its default value.
+  package mutating func clearLoadBalancerClass() {_uniqueStorage()._loadBalancerClass = nil}
+
+  package var internalTrafficPolicy: String {
+    get {_storage._internalTrafficPolicy ?? String()}
+    set {_uniqueStorage()._internalTrafficPolicy = newValue}
+  }
+  /// Returns true if `internalTrafficPolicy` has been explicitly set.
+  package var hasInternalTrafficPolicy: Bool {_storage._internalTrafficPolicy != nil}
+  /// Clears the value of `internalTrafficPolicy`. Subsequent reads from it will return its default value.
+  package mutating func clearInternalTrafficPolicy() {_uniqueStorage()._internalTrafficPolicy = nil}
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _storage = _StorageClass.defaultInstance
-}
-
-package nonisolated struct WireServiceSpec: Sendable {
-  // SwiftProtobuf.Message conformance is added in an extension below. See the
-  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
-  // methods supported on all messages.
-
-  package var ports: [WireServicePort] = []
-
-  package var selector: Dictionary<String,String> = [:]
-
-  package var clusterIp: String {
-    get {_clusterIp ?? String()}
-    set {_clusterIp = newValue}
-  }
-  /// Returns true if `clusterIp` has been explicitly set.
-  package var hasClusterIp: Bool {self._clusterIp != nil}
-  /// Clears the value of `clusterIp`. Subsequent reads from it will return its default value.
-  package mutating func clearClusterIp() {self._clusterIp = nil}
-
-  package var type: String {
-    get {_type ?? String()}
-    set {_type = newValue}
-  }
-  /// Returns true if `type` has been explicitly set.
-  package var hasType: Bool {self._type != nil}
-  /// Clears the value of `type`. Subsequent reads from it will return its default value.
-  package mutating func clearType() {self._type = nil}
-
-  package var externalIps: [String] = []
-
-  package var sessionAffinity: String {
-    get {_sessionAffinity ?? String()}
-    set {_sessionAffinity = newValue}
-  }
-  /// Returns true if `sessionAffinity` has been explicitly set.
-  package var hasSessionAffinity: Bool {self._sessionAffinity != nil}
-  /// Clears the value of `sessionAffinity`. Subsequent reads from it will return its default value.
-  package mutating func clearSessionAffinity() {self._sessionAffinity = nil}
-
-  package var loadBalancerSourceRanges: [String] = []
-
-  package var externalName: String {
-    get {_externalName ?? String()}
-    set {_externalName = newValue}
-  }
-  /// Returns true if `externalName` has been explicitly set.
-  package var hasExternalName: Bool {self._externalName != nil}
-  /// Clears the value of `externalName`. Subsequent reads from it will return its default value.
-  package mutating func clearExternalName() {self._externalName = nil}
-
-  package var externalTrafficPolicy: String {
-    get {_externalTrafficPolicy ?? String()}
-    set {_externalTrafficPolicy = newValue}
-  }
-  /// Returns true if `externalTrafficPolicy` has been explicitly set.
-  package var hasExternalTrafficPolicy: Bool {self._externalTrafficPolicy != nil}
-  /// Clears the value of `externalTrafficPolicy`. Subsequent reads from it will return its default value.
-  package mutating func clearExternalTrafficPolicy() {self._externalTrafficPolicy = nil}
-
-  package var healthCheckNodePort: Int32 {
-    get {_healthCheckNodePort ?? 0}
-    set {_healthCheckNodePort = newValue}
-  }
-  /// Returns true if `healthCheckNodePort` has been explicitly set.
-  package var hasHealthCheckNodePort: Bool {self._healthCheckNodePort != nil}
-  /// Clears the value of `healthCheckNodePort`. Subsequent reads from it will return its default value.
-  package mutating func clearHealthCheckNodePort() {self._healthCheckNodePort = nil}
-
-  package var publishNotReadyAddresses: Bool {
-    get {_publishNotReadyAddresses ?? false}
-    set {_publishNotReadyAddresses = newValue}
-  }
-  /// Returns true if `publishNotReadyAddresses` has been explicitly set.
-  package var hasPublishNotReadyAddresses: Bool {self._publishNotReadyAddresses != nil}
-  /// Clears the value of `publishNotReadyAddresses`. Subsequent reads from it will return its default value.
-  package mutating func clearPublishNotReadyAddresses() {self._publishNotReadyAddresses = nil}
-
-  package var sessionAffinityConfig: WireSessionAffinityConfig {
-    get {_sessionAffinityConfig ?? WireSessionAffinityConfig()}
-    set {_sessionAffinityConfig = newValue}
-  }
-  /// Returns true if `sessionAffinityConfig` has been explicitly set.
-  package var hasSessionAffinityConfig: Bool {self._sessionAffinityConfig != nil}
-  /// Clears the value of `sessionAffinityConfig`. Subsequent reads from it will return its default value.
-  package mutating func clearSessionAffinityConfig() {self._sessionAffinityConfig = nil}
-
-  package var clusterIps: [String] = []
-
-  package var internalTrafficPolicy: String {
-    get {_internalTrafficPolicy ?? String()}
-    set {_internalTrafficPolicy = newValue}
-  }
-  /// Returns true if `internalTrafficPolicy` has been explicitly set.
-  package var hasInternalTrafficPolicy: Bool {self._internalTrafficPolicy != nil}
-  /// Clears the value of `internalTrafficPolicy`. Subsequent reads from it will return its default value.
-  package mutating func clearInternalTrafficPolicy() {self._internalTrafficPolicy = nil}
-
-  package var unknownFields = SwiftProtobuf.UnknownStorage()
-
-  package init() {}
-
-  fileprivate var _clusterIp: String? = nil
-  fileprivate var _type: String? = nil
-  fileprivate var _sessionAffinity: String? = nil
-  fileprivate var _externalName: String? = nil
-  fileprivate var _externalTrafficPolicy: String? = nil
-  fileprivate var _healthCheckNodePort: Int32? = nil
-  fileprivate var _publishNotReadyAddresses: Bool? = nil
-  fileprivate var _sessionAffinityConfig: WireSessionAffinityConfig? = nil
-  fileprivate var _internalTrafficPolicy: String? = nil
 }
 
 package nonisolated struct WireSessionAffinityConfig: Sendable {
@@ -1062,11 +1103,65 @@ package nonisolated struct WireServiceStatus: Sendable {
   /// Clears the value of `loadBalancer`. Subsequent reads from it will return its default value.
   package mutating func clearLoadBalancer() {self._loadBalancer = nil}
 
+  package var conditions: [WireStatusCondition] = []
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _loadBalancer: WireLoadBalancerStatus? = nil
+}
+
+/// k8s.io/apimachinery/pkg/apis/meta/v1: Condition
+package nonisolated struct WireStatusCondition: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var type: String {
+    get {_type ?? String()}
+    set {_type = newValue}
+  }
+  /// Returns true if `type` has been explicitly set.
+  package var hasType: Bool {self._type != nil}
+  /// Clears the value of `type`. Subsequent reads from it will return its default value.
+  package mutating func clearType() {self._type = nil}
+
+  package var status: String {
+    get {_status ?? String()}
+    set {_status = newValue}
+  }
+  /// Returns true if `status` has been explicitly set.
+  package var hasStatus: Bool {self._status != nil}
+  /// Clears the value of `status`. Subsequent reads from it will return its default value.
+  package mutating func clearStatus() {self._status = nil}
+
+  package var reason: String {
+    get {_reason ?? String()}
+    set {_reason = newValue}
+  }
+  /// Returns true if `reason` has been explicitly set.
+  package var hasReason: Bool {self._reason != nil}
+  /// Clears the value of `reason`. Subsequent reads from it will return its default value.
+  package mutating func clearReason() {self._reason = nil}
+
+  package var message: String {
+    get {_message ?? String()}
+    set {_message = newValue}
+  }
+  /// Returns true if `message` has been explicitly set.
+  package var hasMessage: Bool {self._message != nil}
+  /// Clears the value of `message`. Subsequent reads from it will return its default value.
+  package mutating func clearMessage() {self._message = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _type: String? = nil
+  fileprivate var _status: String? = nil
+  fileprivate var _reason: String? = nil
+  fileprivate var _message: String? = nil
 }
 
 package nonisolated struct WireLoadBalancerStatus: Sendable {
@@ -2700,10 +2795,69 @@ nonisolated extension WireService: SwiftProtobuf.Message, SwiftProtobuf._Message
   package static let protoMessageName: String = "Service"
   package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}metadata\0\u{1}spec\0\u{1}status\0")
 
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularMessageField(value: &self._metadata) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._spec) }()
+      case 3: try { try decoder.decodeSingularMessageField(value: &self._status) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._metadata {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
+    } }()
+    try { if let v = self._spec {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+    } }()
+    try { if let v = self._status {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireService, rhs: WireService) -> Bool {
+    if lhs._metadata != rhs._metadata {return false}
+    if lhs._spec != rhs._spec {return false}
+    if lhs._status != rhs._status {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireServiceSpec: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = "ServiceSpec"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}ports\0\u{1}selector\0\u{1}clusterIP\0\u{1}type\0\u{1}externalIPs\0\u{2}\u{2}sessionAffinity\0\u{1}loadBalancerIP\0\u{1}loadBalancerSourceRanges\0\u{1}externalName\0\u{1}externalTrafficPolicy\0\u{1}healthCheckNodePort\0\u{1}publishNotReadyAddresses\0\u{1}sessionAffinityConfig\0\u{2}\u{3}ipFamilyPolicy\0\u{1}clusterIPs\0\u{1}ipFamilies\0\u{2}\u{2}loadBalancerClass\0\u{1}internalTrafficPolicy\0")
+
   fileprivate class _StorageClass {
-    var _metadata: WireObjectMeta? = nil
-    var _spec: WireServiceSpec? = nil
-    var _status: WireServiceStatus? = nil
+    var _ports: [WireServicePort] = []
+    var _selector: Dictionary<String,String> = [:]
+    var _clusterIp: String? = nil
+    var _type: String? = nil
+    var _externalIps: [String] = []
+    var _sessionAffinity: String? = nil
+    var _loadBalancerIp: String? = nil
+    var _loadBalancerSourceRanges: [String] = []
+    var _externalName: String? = nil
+    var _externalTrafficPolicy: String? = nil
+    var _healthCheckNodePort: Int32? = nil
+    var _publishNotReadyAddresses: Bool? = nil
+    var _sessionAffinityConfig: WireSessionAffinityConfig? = nil
+    var _ipFamilyPolicy: String? = nil
+    var _clusterIps: [String] = []
+    var _ipFamilies: [String] = []
+    var _loadBalancerClass: String? = nil
+    var _internalTrafficPolicy: String? = nil
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -2714,9 +2868,24 @@ nonisolated extension WireService: SwiftProtobuf.Message, SwiftProtobuf._Message
     private init() {}
 
     init(copying source: _StorageClass) {
-      _metadata = source._metadata
-      _spec = source._spec
-      _status = source._status
+      _ports = source._ports
+      _selector = source._selector
+      _clusterIp = source._clusterIp
+      _type = source._type
+      _externalIps = source._externalIps
+      _sessionAffinity = source._sessionAffinity
+      _loadBalancerIp = source._loadBalancerIp
+      _loadBalancerSourceRanges = source._loadBalancerSourceRanges
+      _externalName = source._externalName
+      _externalTrafficPolicy = source._externalTrafficPolicy
+      _healthCheckNodePort = source._healthCheckNodePort
+      _publishNotReadyAddresses = source._publishNotReadyAddresses
+      _sessionAffinityConfig = source._sessionAffinityConfig
+      _ipFamilyPolicy = source._ipFamilyPolicy
+      _clusterIps = source._clusterIps
+      _ipFamilies = source._ipFamilies
+      _loadBalancerClass = source._loadBalancerClass
+      _internalTrafficPolicy = source._internalTrafficPolicy
     }
   }
 
@@ -2735,9 +2904,24 @@ nonisolated extension WireService: SwiftProtobuf.Message, SwiftProtobuf._Message
         // allocates stack space for every case branch when no optimizations are
         // enabled. https://github.com/apple/swift-protobuf/issues/1034
         switch fieldNumber {
-        case 1: try { try decoder.decodeSingularMessageField(value: &_storage._metadata) }()
-        case 2: try { try decoder.decodeSingularMessageField(value: &_storage._spec) }()
-        case 3: try { try decoder.decodeSingularMessageField(value: &_storage._status) }()
+        case 1: try { try decoder.decodeRepeatedMessageField(value: &_storage._ports) }()
+        case 2: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &_storage._selector) }()
+        case 3: try { try decoder.decodeSingularStringField(value: &_storage._clusterIp) }()
+        case 4: try { try decoder.decodeSingularStringField(value: &_storage._type) }()
+        case 5: try { try decoder.decodeRepeatedStringField(value: &_storage._externalIps) }()
+        case 7: try { try decoder.decodeSingularStringField(value: &_storage._sessionAffinity) }()
+        case 8: try { try decoder.decodeSingularStringField(value: &_storage._loadBalancerIp) }()
+        case 9: try { try decoder.decodeRepeatedStringField(value: &_storage._loadBalancerSourceRanges) }()
+        case 10: try { try decoder.decodeSingularStringField(value: &_storage._externalName) }()
+        case 11: try { try decoder.decodeSingularStringField(value: &_storage._externalTrafficPolicy) }()
+        case 12: try { try decoder.decodeSingularInt32Field(value: &_storage._healthCheckNodePort) }()
+        case 13: try { try decoder.decodeSingularBoolField(value: &_storage._publishNotReadyAddresses) }()
+        case 14: try { try decoder.decodeSingularMessageField(value: &_storage._sessionAffinityConfig) }()
+        case 17: try { try decoder.decodeSingularStringField(value: &_storage._ipFamilyPolicy) }()
+        case 18: try { try decoder.decodeRepeatedStringField(value: &_storage._clusterIps) }()
+        case 19: try { try decoder.decodeRepeatedStringField(value: &_storage._ipFamilies) }()
+        case 21: try { try decoder.decodeSingularStringField(value: &_storage._loadBalancerClass) }()
+        case 22: try { try decoder.decodeSingularStringField(value: &_storage._internalTrafficPolicy) }()
         default: break
         }
       }
@@ -2750,130 +2934,91 @@ nonisolated extension WireService: SwiftProtobuf.Message, SwiftProtobuf._Message
       // allocates stack space for every if/case branch local when no optimizations
       // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
       // https://github.com/apple/swift-protobuf/issues/1182
-      try { if let v = _storage._metadata {
-        try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
-      } }()
-      try { if let v = _storage._spec {
-        try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
-      } }()
-      try { if let v = _storage._status {
-        try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
-      } }()
-    }
-    try unknownFields.traverse(visitor: &visitor)
-  }
-
-  package static func ==(lhs: WireService, rhs: WireService) -> Bool {
-    if lhs._storage !== rhs._storage {
-      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
-        let _storage = _args.0
-        let rhs_storage = _args.1
-        if _storage._metadata != rhs_storage._metadata {return false}
-        if _storage._spec != rhs_storage._spec {return false}
-        if _storage._status != rhs_storage._status {return false}
-        return true
+      if !_storage._ports.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._ports, fieldNumber: 1)
       }
-      if !storagesAreEqual {return false}
-    }
-    if lhs.unknownFields != rhs.unknownFields {return false}
-    return true
-  }
-}
-
-nonisolated extension WireServiceSpec: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  package static let protoMessageName: String = "ServiceSpec"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}ports\0\u{1}selector\0\u{1}clusterIP\0\u{1}type\0\u{1}externalIPs\0\u{2}\u{2}sessionAffinity\0\u{2}\u{2}loadBalancerSourceRanges\0\u{1}externalName\0\u{1}externalTrafficPolicy\0\u{1}healthCheckNodePort\0\u{1}publishNotReadyAddresses\0\u{1}sessionAffinityConfig\0\u{2}\u{4}clusterIPs\0\u{2}\u{4}internalTrafficPolicy\0")
-
-  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.ports) }()
-      case 2: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.selector) }()
-      case 3: try { try decoder.decodeSingularStringField(value: &self._clusterIp) }()
-      case 4: try { try decoder.decodeSingularStringField(value: &self._type) }()
-      case 5: try { try decoder.decodeRepeatedStringField(value: &self.externalIps) }()
-      case 7: try { try decoder.decodeSingularStringField(value: &self._sessionAffinity) }()
-      case 9: try { try decoder.decodeRepeatedStringField(value: &self.loadBalancerSourceRanges) }()
-      case 10: try { try decoder.decodeSingularStringField(value: &self._externalName) }()
-      case 11: try { try decoder.decodeSingularStringField(value: &self._externalTrafficPolicy) }()
-      case 12: try { try decoder.decodeSingularInt32Field(value: &self._healthCheckNodePort) }()
-      case 13: try { try decoder.decodeSingularBoolField(value: &self._publishNotReadyAddresses) }()
-      case 14: try { try decoder.decodeSingularMessageField(value: &self._sessionAffinityConfig) }()
-      case 18: try { try decoder.decodeRepeatedStringField(value: &self.clusterIps) }()
-      case 22: try { try decoder.decodeSingularStringField(value: &self._internalTrafficPolicy) }()
-      default: break
+      if !_storage._selector.isEmpty {
+        try visitor.visitMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: _storage._selector, fieldNumber: 2)
       }
+      try { if let v = _storage._clusterIp {
+        try visitor.visitSingularStringField(value: v, fieldNumber: 3)
+      } }()
+      try { if let v = _storage._type {
+        try visitor.visitSingularStringField(value: v, fieldNumber: 4)
+      } }()
+      if !_storage._externalIps.isEmpty {
+        try visitor.visitRepeatedStringField(value: _storage._externalIps, fieldNumber: 5)
+      }
+      try { if let v = _storage._sessionAffinity {
+        try visitor.visitSingularStringField(value: v, fieldNumber: 7)
+      } }()
+      try { if let v = _storage._loadBalancerIp {
+        try visitor.visitSingularStringField(value: v, fieldNumber: 8)
+      } }()
+      if !_storage._loadBalancerSourceRanges.isEmpty {
+        try visitor.visitRepeatedStringField(value: _storage._loadBalancerSourceRanges, fieldNumber: 9)
+      }
+      try { if let v = _storage._externalName {
+        try visitor.visitSingularStringField(value: v, fieldNumber: 10)
+      } }()
+      try { if let v = _storage._externalTrafficPolicy {
+        try visitor.visitSingularStringField(value: v, fieldNumber: 11)
+      } }()
+      try { if let v = _storage._healthCheckNodePort {
+        try visitor.visitSingularInt32Field(value: v, fieldNumber: 12)
+      } }()
+      try { if let v = _storage._publishNotReadyAddresses {
+        try visitor.visitSingularBoolField(value: v, fieldNumber: 13)
+      } }()
+      try { if let v = _storage._sessionAffinityConfig {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 14)
+      } }()
+      try { if let v = _storage._ipFamilyPolicy {
+        try visitor.visitSingularStringField(value: v, fieldNumber: 17)
+      } }()
+      if !_storage._clusterIps.isEmpty {
+        try visitor.visitRepeatedStringField(value: _storage._clusterIps, fieldNumber: 18)
+      }
+      if !_storage._ipFamilies.isEmpty {
+        try visitor.visitRepeatedStringField(value: _storage._ipFamilies, fieldNumber: 19)
+      }
+      try { if let v = _storage._loadBalancerClass {
+        try visitor.visitSingularStringField(value: v, fieldNumber: 21)
+      } }()
+      try { if let v = _storage._internalTrafficPolicy {
+        try visitor.visitSingularStringField(value: v, fieldNumber: 22)
+      } }()
     }
-  }
-
-  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    if !self.ports.isEmpty {
-      try visitor.visitRepeatedMessageField(value: self.ports, fieldNumber: 1)
-    }
-    if !self.selector.isEmpty {
-      try visitor.visitMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: self.selector, fieldNumber: 2)
-    }
-    try { if let v = self._clusterIp {
-      try visitor.visitSingularStringField(value: v, fieldNumber: 3)
-    } }()
-    try { if let v = self._type {
-      try visitor.visitSingularStringField(value: v, fieldNumber: 4)
-    } }()
-    if !self.externalIps.isEmpty {
-      try visitor.visitRepeatedStringField(value: self.externalIps, fieldNumber: 5)
-    }
-    try { if let v = self._sessionAffinity {
-      try visitor.visitSingularStringField(value: v, fieldNumber: 7)
-    } }()
-    if !self.loadBalancerSourceRanges.isEmpty {
-      try visitor.visitRepeatedStringField(value: self.loadBalancerSourceRanges, fieldNumber: 9)
-    }
-    try { if let v = self._externalName {
-      try visitor.visitSingularStringField(value: v, fieldNumber: 10)
-    } }()
-    try { if let v = self._externalTrafficPolicy {
-      try visitor.visitSingularStringField(value: v, fieldNumber: 11)
-    } }()
-    try { if let v = self._healthCheckNodePort {
-      try visitor.visitSingularInt32Field(value: v, fieldNumber: 12)
-    } }()
-    try { if let v = self._publishNotReadyAddresses {
-      try visitor.visitSingularBoolField(value: v, fieldNumber: 13)
-    } }()
-    try { if let v = self._sessionAffinityConfig {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 14)
-    } }()
-    if !self.clusterIps.isEmpty {
-      try visitor.visitRepeatedStringField(value: self.clusterIps, fieldNumber: 18)
-    }
-    try { if let v = self._internalTrafficPolicy {
-      try visitor.visitSingularStringField(value: v, fieldNumber: 22)
-    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: WireServiceSpec, rhs: WireServiceSpec) -> Bool {
-    if lhs.ports != rhs.ports {return false}
-    if lhs.selector != rhs.selector {return false}
-    if lhs._clusterIp != rhs._clusterIp {return false}
-    if lhs._type != rhs._type {return false}
-    if lhs.externalIps != rhs.externalIps {return false}
-    if lhs._sessionAffinity != rhs._sessionAffinity {return false}
-    if lhs.loadBalancerSourceRanges != rhs.loadBalancerSourceRanges {return false}
-    if lhs._externalName != rhs._externalName {return false}
-    if lhs._externalTrafficPolicy != rhs._externalTrafficPolicy {return false}
-    if lhs._healthCheckNodePort != rhs._healthCheckNodePort {return false}
-    if lhs._publishNotReadyAddresses != rhs._publishNotReadyAddresses {return false}
-    if lhs._sessionAffinityConfig != rhs._sessionAffinityConfig {return false}
-    if lhs.clusterIps != rhs.clusterIps {return false}
-    if lhs._internalTrafficPolicy != rhs._internalTrafficPolicy {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._ports != rhs_storage._ports {return false}
+        if _storage._selector != rhs_storage._selector {return false}
+        if _storage._clusterIp != rhs_storage._clusterIp {return false}
+        if _storage._type != rhs_storage._type {return false}
+        if _storage._externalIps != rhs_storage._externalIps {return false}
+        if _storage._sessionAffinity != rhs_storage._sessionAffinity {return false}
+        if _storage._loadBalancerIp != rhs_storage._loadBalancerIp {return false}
+        if _storage._loadBalancerSourceRanges != rhs_storage._loadBalancerSourceRanges {return false}
+        if _storage._externalName != rhs_storage._externalName {return false}
+        if _storage._externalTrafficPolicy != rhs_storage._externalTrafficPolicy {return false}
+        if _storage._healthCheckNodePort != rhs_storage._healthCheckNodePort {return false}
+        if _storage._publishNotReadyAddresses != rhs_storage._publishNotReadyAddresses {return false}
+        if _storage._sessionAffinityConfig != rhs_storage._sessionAffinityConfig {return false}
+        if _storage._ipFamilyPolicy != rhs_storage._ipFamilyPolicy {return false}
+        if _storage._clusterIps != rhs_storage._clusterIps {return false}
+        if _storage._ipFamilies != rhs_storage._ipFamilies {return false}
+        if _storage._loadBalancerClass != rhs_storage._loadBalancerClass {return false}
+        if _storage._internalTrafficPolicy != rhs_storage._internalTrafficPolicy {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2949,7 +3094,7 @@ nonisolated extension WireClientIPConfig: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension WireServiceStatus: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = "ServiceStatus"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}loadBalancer\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}loadBalancer\0\u{1}conditions\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2958,6 +3103,7 @@ nonisolated extension WireServiceStatus: SwiftProtobuf.Message, SwiftProtobuf._M
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularMessageField(value: &self._loadBalancer) }()
+      case 2: try { try decoder.decodeRepeatedMessageField(value: &self.conditions) }()
       default: break
       }
     }
@@ -2971,11 +3117,64 @@ nonisolated extension WireServiceStatus: SwiftProtobuf.Message, SwiftProtobuf._M
     try { if let v = self._loadBalancer {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
     } }()
+    if !self.conditions.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.conditions, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: WireServiceStatus, rhs: WireServiceStatus) -> Bool {
     if lhs._loadBalancer != rhs._loadBalancer {return false}
+    if lhs.conditions != rhs.conditions {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireStatusCondition: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = "StatusCondition"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}type\0\u{1}status\0\u{2}\u{3}reason\0\u{1}message\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self._type) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self._status) }()
+      case 5: try { try decoder.decodeSingularStringField(value: &self._reason) }()
+      case 6: try { try decoder.decodeSingularStringField(value: &self._message) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._type {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 1)
+    } }()
+    try { if let v = self._status {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 2)
+    } }()
+    try { if let v = self._reason {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 5)
+    } }()
+    try { if let v = self._message {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 6)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: WireStatusCondition, rhs: WireStatusCondition) -> Bool {
+    if lhs._type != rhs._type {return false}
+    if lhs._status != rhs._status {return false}
+    if lhs._reason != rhs._reason {return false}
+    if lhs._message != rhs._message {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -79,11 +79,10 @@ struct Load {
     /// - Returns: `nil` when the listener was shut down.
     static func accept(_ listener: Int32) throws -> Descriptor? {
         while true {
-            let number = accept4(listener, nil, nil, Int32(SOCK_CLOEXEC.rawValue))
-            if number >= 0 {
-                sendAtOnce(number)
-                Sockets.limit(number, milliseconds: patience)
-                return Descriptor(owning: number)
+            if let connection = Descriptor.accepted(from: listener) {
+                sendAtOnce(connection.number)
+                Sockets.limit(connection.number, milliseconds: patience)
+                return connection
             }
             if errno == EINVAL { return nil }
             guard errno == EINTR else { throw SystemError("accept") }

@@ -28,7 +28,7 @@ final class ConnectServer: Sendable {
         try DedicatedThread.start(name: "bench-accept") { [self] in
             _ = knet_pin_to_processor(Self.processor)
             while !isStopped.load(ordering: .relaxed) {
-                _ = Sockets.accept(listener.number)
+                _ = Descriptor.accepted(from: listener.number)
             }
         }
     }

@@ -63,10 +63,11 @@ final class Generation: Sendable {
         var services: [String: any PluginService] = [:]
         var servers: [String: PluginServers] = [:]
         var needs = Self.askedFor
+        let writing = WriterExchange()
         let surroundings = PluginEntry.Surroundings(
             nftables: nftables, pool: pool, kept: kept, logger: logger, names: NameExchange(),
             verdicts: VerdictExchange(), flows: FlowExchange(isHeard: configuration.plugins["flows"] != nil),
-            configuration: configuration)
+            writing: writing, configuration: configuration)
         for plugin in Plugins.all {
             guard let settings = configuration.plugins[plugin.settings.name] else {
                 try plugin.remove?(surroundings)
@@ -107,7 +108,7 @@ final class Generation: Sendable {
         self.servers = servers
         source = Self.source(
             configuration, needs: needs, nodeName: nodeName, dataplane: dataplane, reconcilers: reconcilers,
-            store: state, logger: logger)
+            store: state, writing: writing, logger: logger)
 
         let attachments = try allocations.attachments().filter { $0.phase == .attached }
         state.update(Set(attachments.map { .attachment($0.id) })) { state in
@@ -125,11 +126,14 @@ final class Generation: Sendable {
 
     private static func source(
         _ configuration: Configuration, needs: ClusterNeeds, nodeName: String, dataplane: DataplanePlugin?,
-        reconcilers: [any ReconcilerHandle], store: StateStore, logger: Logger
+        reconcilers: [any ReconcilerHandle], store: StateStore, writing: WriterExchange, logger: Logger
     ) -> any ClusterSource {
         guard let settings = configuration.cluster.kubernetes else {
+            let writer = ManifestWriter(
+                path: configuration.agent.statusPath, nodeName: nodeName, store: store, logger: logger)
+            writing.offer(writer)
             return ManifestSource(
-                directory: configuration.cluster.manifests.directory, store: store, logger: logger)
+                directory: configuration.cluster.manifests.directory, store: store, writer: writer, logger: logger)
         }
         let local = KubernetesSource.LocalView(
             nodeName: nodeName, annotations: { dataplane?.dataplane.nodeAnnotations(local: $0) ?? [:] },
@@ -140,7 +144,7 @@ final class Generation: Sendable {
         return KubernetesSource(
             settings, needs: needs, local: local,
             snapshotPath: configuration.agent.stateDirectory + "/cluster.snapshot",
-            store: store, version: Version.current, group: MultiThreadedEventLoopGroup.singleton, logger: logger)
+            store: store, writing: writing, version: Version.current, group: MultiThreadedEventLoopGroup.singleton, logger: logger)
     }
 
     private static func reconciler(

@@ -166,7 +166,8 @@ struct CleanupCommand: ParsableCommand {
         let surroundings = PluginEntry.Surroundings(
             nftables: nftables, pool: pool, kept: KeptDescriptors(), logger: Logger(label: "knetd"),
             names: NameExchange(), verdicts: VerdictExchange(),
-            flows: FlowExchange(isHeard: configuration.plugins["flows"] != nil), configuration: configuration)
+            flows: FlowExchange(isHeard: configuration.plugins["flows"] != nil), writing: WriterExchange(),
+            configuration: configuration)
         for plugin in Plugins.all { try plugin.remove?(surroundings) }
         let failures = kernel.apply(KernelChanges(remove: try kernel.read().filter(\.isRemovable))).failures
         let pods = try pool.with { socket in
@@ -179,6 +180,7 @@ struct CleanupCommand: ParsableCommand {
         for path in AllocationStore.files(stateDirectory: agent.stateDirectory, runDirectory: agent.runDirectory) {
             unlink(path)
         }
+        unlink(agent.statusPath)
         unlink(configuration.agent.socketPath)
         for failure in failures { complain("not removed: \(failure.entry): \(failure.reason)") }
         print("removed knetd's routes, devices and tables, \(pods) pod links and the store")

@@ -43,6 +43,10 @@ public struct Service: ClusterObject {
         public var externalTrafficPolicy: String?
         public var internalTrafficPolicy: String?
         public var healthCheckNodePort: Int?
+        public var loadBalancerIP: String?
+        public var loadBalancerClass: String?
+        public var ipFamilies: [String]?
+        public var ipFamilyPolicy: String?
 
         public init(
             type: String? = nil, clusterIP: String? = nil, clusterIPs: [String]? = nil, ports: [Port]? = nil,
@@ -57,13 +61,13 @@ public struct Service: ClusterObject {
             self.externalName = externalName
         }
     }
-    public struct Status: Hashable, Sendable, Decodable {
-        public struct LoadBalancer: Hashable, Sendable, Decodable {
+    public struct Status: Hashable, Sendable, Codable {
+        public struct LoadBalancer: Hashable, Sendable, Codable {
             public var ingress: [Ingress]?
 
             public init(ingress: [Ingress]?) { self.ingress = ingress }
         }
-        public struct Ingress: Hashable, Sendable, Decodable {
+        public struct Ingress: Hashable, Sendable, Codable {
             public var ip: String?
             /// `VIP`, or `Proxy` where nodes leave the address to the load balancer.
             public var ipMode: String?
@@ -73,9 +77,28 @@ public struct Service: ClusterObject {
                 self.ipMode = ipMode
             }
         }
-        public var loadBalancer: LoadBalancer?
+        /// What came of one thing that was tried for the Service (metav1.Condition).
+        public struct Condition: Hashable, Sendable, Codable {
+            public var type: String
+            /// `True`, `False` or `Unknown`.
+            public var status: String
+            public var reason: String?
+            public var message: String?
 
-        public init(loadBalancer: LoadBalancer?) { self.loadBalancer = loadBalancer }
+            public init(type: String, status: String, reason: String?, message: String?) {
+                self.type = type
+                self.status = status
+                self.reason = reason
+                self.message = message
+            }
+        }
+        public var loadBalancer: LoadBalancer?
+        public var conditions: [Condition]?
+
+        public init(loadBalancer: LoadBalancer?, conditions: [Condition]? = nil) {
+            self.loadBalancer = loadBalancer
+            self.conditions = conditions
+        }
     }
 
     public var metadata: Metadata
