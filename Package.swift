@@ -20,7 +20,7 @@ let libraries: [String: [Target.Dependency]] = [
         .product(name: "Logging", package: "swift-log"), .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"), .product(name: "NIOSSL", package: "swift-nio-ssl"),
     ],
-    "LoadBalancer": [.product(name: "Logging", package: "swift-log")],
+    "LoadBalancer": ["CMnl", "KnetBFD", .product(name: "Logging", package: "swift-log")],
     // Its transports are theirs, and what Services are.
     "EBPF": ["CBPF", "CKnetBPF", "OverlayPlugin", "RoutedPlugin", "ServiceProxyPlugin"],
 ]
@@ -119,6 +119,7 @@ let package = Package(
             ],
             swiftSettings: strict
         ),
+        .target(name: "KnetBFD", dependencies: ["KnetCore", "KnetLinux"], swiftSettings: strict),
         .target(name: "KnetYAML", dependencies: ["CYaml", "KnetCore"], swiftSettings: strict),
         .target(
             name: "KnetManifests",
@@ -164,7 +165,7 @@ let package = Package(
         .executableTarget(
             name: "knetd",
             dependencies: [
-                "CMnl", "CNftables", "KnetCore", "KnetLinux", "KnetDataplane", "KnetKubernetes", "KnetManifests",
+                "CMnl", "CNftables", "KnetBFD", "KnetCore", "KnetLinux", "KnetDataplane", "KnetKubernetes", "KnetManifests",
                 "KnetPlayground",
                 .product(name: "HashTreeCollections", package: "swift-collections"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
@@ -191,6 +192,9 @@ let package = Package(
         ),
         .testTarget(
             name: "KnetManifestsTests", dependencies: ["KnetCore", "KnetManifests"], swiftSettings: strict),
+        .testTarget(
+            name: "KnetBFDTests", dependencies: ["KnetBFD", "KnetCore", "KnetLinux", "TestSupport"],
+            swiftSettings: strict),
         .testTarget(name: "KnetYAMLTests", dependencies: ["KnetCore", "KnetYAML"], swiftSettings: strict),
         .target(name: "TestSupport", path: "Tests/Support", swiftSettings: strict),
         .target(

@@ -1,3 +1,4 @@
+import KnetBFD
 import KnetCore
 import KnetDataplane
 import KnetLinux
@@ -123,8 +124,9 @@ enum Plugins {
         #if LoadBalancer
             all.append(
                 PluginEntry(LoadBalancer.settings, needs: { LoadBalancer.needs(try $0.decode()) }) {
-                    let balancer = LoadBalancer(try $0.decode(), writing: $1.writing, logger: $1.logger)
-                    return [.plugin(balancer, events: [], service: balancer)]
+                    let balancer = try LoadBalancer(
+                        try $0.decode(), writing: $1.writing, liveness: $1.liveness, logger: $1.logger)
+                    return [.plugin(balancer, events: [.link], service: balancer)]
                 })
         #endif
         return all
@@ -151,6 +153,7 @@ struct PluginEntry: Sendable {
         let verdicts: VerdictExchange
         let flows: FlowExchange
         let writing: WriterExchange
+        let liveness: LivenessWatch
         let configuration: Configuration
     }
 

@@ -74,24 +74,14 @@ public enum NetlinkMonitor {
 
     /// Has the kernel keep messages from these ports back. A datagram has messages of one transaction, so of one port.
     private static func ignore(_ ports: Set<UInt32>, _ descriptor: Int32) throws {
-        let port = sock_filter(code: UInt16(BPF_LD | BPF_W | BPF_ABS), jt: 0, jf: 0, k: 12)
         let ports = Array(ports.prefix(200))
         // Words are read in network order.
         let tests = ports.enumerated().map { index, port in
-            sock_filter(
-                code: UInt16(BPF_JMP | BPF_JEQ | BPF_K), jt: UInt8(ports.count - index), jf: 0, k: port.bigEndian)
+            SocketFilter.step(BPF_JMP | BPF_JEQ | BPF_K, port.bigEndian, then: UInt8(ports.count - index))
         }
-        let (all, none) = (
-            sock_filter(code: UInt16(BPF_RET), jt: 0, jf: 0, k: .max),
-            sock_filter(code: UInt16(BPF_RET), jt: 0, jf: 0, k: 0)
-        )
-        var program = [port] + tests + [all, none]
-        try program.withUnsafeMutableBufferPointer { filter in
-            var program = sock_fprog(len: UInt16(filter.count), filter: filter.baseAddress)
-            _ = try syscall("attach socket filter") {
-                setsockopt(descriptor, SOL_SOCKET, SO_ATTACH_FILTER, &program, socklen_t(MemoryLayout<sock_fprog>.size))
-            }
-        }
+        let port = SocketFilter.step(BPF_LD | BPF_W | BPF_ABS, 12)
+        let ends = [SocketFilter.step(BPF_RET, .max), SocketFilter.step(BPF_RET, 0)]
+        try SocketFilter([port] + tests + ends).attach(to: descriptor)
     }
 
     static func open(_ bus: Int32, groups: [Int32], _ receiveBuffer: Int32?) throws -> SharedDescriptor {

@@ -1,5 +1,6 @@
 import FoundationEssentials
 import Glibc
+import KnetBFD
 import KnetCore
 import KnetDataplane
 import KnetLinux
@@ -17,6 +18,7 @@ final class Daemon: ServiceLifecycle.Service {
     private let kernel: NetworkKernel
     private let nftables: Nftables
     private let kept = KeptDescriptors()
+    private let liveness: LivenessWatch
     private let sysctls: SysctlWatch
     private let attacher: PodAttacher
     private let metrics = CNIMetrics()
@@ -45,6 +47,7 @@ final class Daemon: ServiceLifecycle.Service {
         }
         // A predecessor that was killed is gone only when the kernel has taken down what it had.
         lock = try StateLock(directory: agent.stateDirectory, seconds: 2)
+        liveness = try LivenessWatch()
         sysctls = try SysctlWatch()
         nftables = try Nftables()
         kernel = NetworkKernel(pool: pool, nftables: nftables, sysctls: sysctls)
@@ -63,7 +66,7 @@ final class Daemon: ServiceLifecycle.Service {
         current = Mutex(
             try Self.generation(
                 configuration, allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, kept: kept,
-                logger: logger)
+                liveness: liveness, logger: logger)
         )
         if allocations.voidedByReboot > 0 {
             logger.notice(
@@ -76,11 +79,12 @@ final class Daemon: ServiceLifecycle.Service {
 
     private static func generation(
         _ configuration: Configuration, allocations: AllocationStore, pool: NetlinkPool, kernel: NetworkKernel,
-        nftables: Nftables, kept: KeptDescriptors, logger: Logger
+        nftables: Nftables, kept: KeptDescriptors, liveness: LivenessWatch, logger: Logger
     ) throws -> Generation {
         try Generation(
             configuration: configuration, nodeName: configuration.node.name ?? HostName.ofNode(),
-            allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, kept: kept, logger: logger)
+            allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, kept: kept,
+            liveness: liveness, logger: logger)
     }
 
     func run() async throws {
@@ -102,6 +106,7 @@ final class Daemon: ServiceLifecycle.Service {
         await cancelWhenGracefulShutdown { await self.serve() }
         logger.info("knetd stops; traffic goes on", metadata: ["op": "stop"])
         Systemd.notify("STOPPING=1")
+        liveness.stop()
         server.stop()
         await http.stop()
     }
@@ -170,7 +175,7 @@ final class Daemon: ServiceLifecycle.Service {
         do {
             let next = try Self.generation(
                 configuration, allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, kept: kept,
-                logger: logger)
+                liveness: liveness, logger: logger)
             current.withLock { $0 = next }
             reloadFault.withLock { $0 = nil }
             logger.notice("configuration reloaded", metadata: ["op": "reload"])

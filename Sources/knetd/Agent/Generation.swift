@@ -1,5 +1,6 @@
 import Glibc
 import HashTreeCollections
+import KnetBFD
 import KnetCore
 import KnetDataplane
 import KnetKubernetes
@@ -48,7 +49,7 @@ final class Generation: Sendable {
 
     init(
         configuration: Configuration, nodeName: String, allocations: AllocationStore, pool: NetlinkPool,
-        kernel: NetworkKernel, nftables: Nftables, kept: KeptDescriptors, logger: Logger
+        kernel: NetworkKernel, nftables: Nftables, kept: KeptDescriptors, liveness: LivenessWatch, logger: Logger
     ) throws {
         self.configuration = configuration
         self.nodeName = nodeName
@@ -67,7 +68,7 @@ final class Generation: Sendable {
         let surroundings = PluginEntry.Surroundings(
             nftables: nftables, pool: pool, kept: kept, logger: logger, names: NameExchange(),
             verdicts: VerdictExchange(), flows: FlowExchange(isHeard: configuration.plugins["flows"] != nil),
-            writing: writing, configuration: configuration)
+            writing: writing, liveness: liveness, configuration: configuration)
         for plugin in Plugins.all {
             guard let settings = configuration.plugins[plugin.settings.name] else {
                 try plugin.remove?(surroundings)

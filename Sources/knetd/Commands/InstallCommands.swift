@@ -1,6 +1,7 @@
 import ArgumentParser
 import FoundationEssentials
 import Glibc
+import KnetBFD
 import KnetCore
 import KnetDataplane
 import KnetLinux
@@ -167,7 +168,7 @@ struct CleanupCommand: ParsableCommand {
             nftables: nftables, pool: pool, kept: KeptDescriptors(), logger: Logger(label: "knetd"),
             names: NameExchange(), verdicts: VerdictExchange(),
             flows: FlowExchange(isHeard: configuration.plugins["flows"] != nil), writing: WriterExchange(),
-            configuration: configuration)
+            liveness: try LivenessWatch(), configuration: configuration)
         for plugin in Plugins.all { try plugin.remove?(surroundings) }
         let failures = kernel.apply(KernelChanges(remove: try kernel.read().filter(\.isRemovable))).failures
         let pods = try pool.with { socket in

@@ -1,4 +1,5 @@
 import HashTreeCollections
+public import KnetBFD
 public import KnetCore
 public import Logging
 
@@ -16,10 +17,12 @@ public final class LoadBalancer: Plugin, PluginService {
 
     private let configured: Settings
     private let loop: StatusLoop
+    private let layer2: Layer2?
     private let writing: WriterExchange
 
-    public init(_ settings: Settings, writing: WriterExchange, logger: Logger) {
+    public init(_ settings: Settings, writing: WriterExchange, liveness: LivenessWatch, logger: Logger) throws {
         configured = settings
+        layer2 = try settings.layer2.map { try Layer2(settings, $0, liveness: liveness) }
         self.writing = writing
         loop = StatusLoop(settings, kinds: Self.needs(settings).kinds, writing: writing, logger: logger)
     }
@@ -28,6 +31,7 @@ public final class LoadBalancer: Plugin, PluginService {
     public static func needs(_ settings: Settings) -> ClusterNeeds {
         var kinds: Set<ObjectKey.Kind> = [.node, .service]
         if settings.pools.contains(where: { $0.namespaceSelector != nil }) { kinds.insert(.namespace) }
+        if settings.layer2 != nil { kinds.insert(.endpointSlice) }
         return ClusterNeeds(kinds, writes: true)
     }
 
@@ -35,18 +39,30 @@ public final class LoadBalancer: Plugin, PluginService {
 
     public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {
         loop.follow(keys, in: state)
+        layer2?.follow(keys, in: state)
         return []
     }
 
     public func entries(for key: ObjectKey, in state: ClusterState) -> [Nothing] { [] }
-    public func read() -> [Nothing] { [] }
+
+    /// Called when links change, too.
+    public func read() -> [Nothing] {
+        layer2?.useInterfaces()
+        return []
+    }
+
     public func apply(_ changes: KernelChanges<Nothing>) -> KernelOutcome<Nothing> { KernelOutcome() }
 
     // MARK: Service
 
-    public func run() async { await loop.run() }
+    public func run() async {
+        await withDiscardingTaskGroup { group in
+            group.addTask { await self.loop.run() }
+            if let layer2 { group.addTask { await layer2.run() } }
+        }
+    }
 
-    public var faults: [String] { [loop.fault].compactMap(\.self) }
+    public var faults: [String] { [loop.fault].compactMap(\.self) + (layer2?.faults ?? []) }
 
     public func describe(_ words: [String], in state: ClusterState) -> JSONValue {
         let services = state.services.values.filter { $0.spec?.type == "LoadBalancer" }.sorted { $0.key < $1.key }
@@ -77,6 +93,13 @@ public final class LoadBalancer: Plugin, PluginService {
             "namespace": .string(service.key.namespace), "name": .string(service.key.name),
             "addresses": .array(service.balancedAddresses.map { .string($0.description) }),
             "reason": reason.map(JSONValue.string) ?? .null,
+            "announced": .array(
+                (layer2?.answers(of: service.key) ?? [:]).sorted { $0.key < $1.key }.map { address, answer in
+                    [
+                        "address": .string(address.description), "by": answer.node.map(JSONValue.string) ?? .null,
+                        "reason": answer.reason.map(JSONValue.string) ?? .null,
+                    ]
+                }),
         ]
     }
 
@@ -97,6 +120,17 @@ public final class LoadBalancer: Plugin, PluginService {
         }
         page.family("knetd_allocator_writes_total", "counter", "Statuses of Services that were written.")
         page.sample("knetd_allocator_writes_total", [:], Double(loop.writes))
+        let told = layer2?.figures.sorted { $0.key < $1.key } ?? []
+        for (name, help, value) in [
+            ("requests_received", "Questions by ARP and NDP for an address that this node answers for.", \.requests),
+            ("responses_sent", "Answers to them.", \.answers),
+            ("gratuitous_sent", "Times that an address was told of unasked.", \.gratuitous),
+        ] as [(String, String, KeyPath<Announcer.Figures, Int>)] where layer2 != nil {
+            page.family("knetd_layer2_\(name)", "counter", help)
+            for (address, figures) in told {
+                page.sample("knetd_layer2_\(name)", ["ip": address.description], Double(figures[keyPath: value]))
+            }
+        }
         page.family("knetd_allocator_elected", "gauge", "Whether this process gives addresses.")
         page.sample("knetd_allocator_elected", [:], writing.writer?.isElected == true ? 1 : 0)
     }

@@ -35,12 +35,29 @@ extension LoadBalancer {
             }
         }
 
+        /// Which addresses are answered for by ARP and NDP, and by whom.
+        public struct Layer2: Codable, Sendable, Equatable {
+            /// []: towards the other nodes.
+            public let interfaces: [String]
+            /// Names; []: all.
+            public let pools: [String]
+            /// Nodes that may answer.
+            public let nodeSelector: LabelSelector?
+            /// Milliseconds between the packets by which nodes see that others live.
+            public let interval: Int
+            /// After so many of them that did not come a node is gone.
+            public let multiplier: Int
+        }
+
         public let pools: [Pool]
+        /// `nil`: for none.
+        public let layer2: Layer2?
         /// Services of this `loadBalancerClass` are served; "": those without one.
         public let loadBalancerClass: String
 
-        public init(pools: [Pool], loadBalancerClass: String = "") {
+        public init(pools: [Pool], layer2: Layer2? = nil, loadBalancerClass: String = "") {
             self.pools = pools
+            self.layer2 = layer2
             self.loadBalancerClass = loadBalancerClass
         }
     }
@@ -52,6 +69,9 @@ extension LoadBalancer {
                 "pools", .list(of: .object(poolFields)), default: [],
                 "Addresses for Services of type LoadBalancer, and whose they may be."),
             Field(
+                "layer2", .object(layer2Fields),
+                "Answers by ARP and NDP for the addresses, one node of all for each; without it nobody does."),
+            Field(
                 "loadBalancerClass", .either([.text(.oneOf([""])), .text(.any(what: "a class"))]), default: "",
                 "Services of this spec.loadBalancerClass get addresses; \"\": those without one."),
         ],
@@ -59,6 +79,20 @@ extension LoadBalancer {
             guard let settings = try? configuration.plugins["loadBalancer"]?.decode(Settings.self) else { return [] }
             return settings.problems(path, configuration)
         })
+
+    private static let layer2Fields = [
+        Field(
+            "interfaces", .list(of: .text(.interfaceName)), default: [],
+            "Where is answered; []: on the interface towards the other nodes."),
+        Field(
+            "pools", .list(of: .text(.any(what: "a pool's name"))), default: [], "Addresses of these pools; []: of all."),
+        Field("nodeSelector", LabelSelector.shape, "Nodes with these labels may answer; default: all."),
+        Field(
+            "interval", .integer(50...10_000), default: 300,
+            "Milliseconds between the packets by which nodes see that others live (BFD)."),
+        Field(
+            "multiplier", .integer(2...50), default: 3, "After so many of them that did not come a node is gone."),
+    ]
 
     private static let poolFields = [
         Field(
@@ -124,6 +158,16 @@ extension LoadBalancer.Settings {
                     .init(path: "\(place).\(key)", found: $0, allowed: "a label selector")
                 }
             }
+        }
+        for (index, name) in (layer2?.pools ?? []).enumerated() where !names.contains(name) {
+            problems.append(
+                .init(
+                    path: "\(path).layer2.pools[\(index)]", found: "\"\(name)\"",
+                    allowed: "a pool's name: \(names.sorted().joined(separator: ", "))",
+                    suggestion: Spelling.nearest(to: name, among: Array(names)).map { "\"\($0)\"" }))
+        }
+        problems += LabelMatcher(layer2?.nodeSelector).problems.map {
+            .init(path: "\(path).layer2.nodeSelector", found: $0, allowed: "a label selector")
         }
         return problems
     }

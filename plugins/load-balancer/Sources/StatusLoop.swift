@@ -220,8 +220,10 @@ final class StatusLoop: Sendable {
                 "reason": "\(wanted.condition?.message ?? "it asks for none")",
             ])
         let notice = Self.notice(key, wanted)
-        // The last is told first: what went wrong.
-        shared.withLock { $0.term?.notices.insert(notice, at: notice.isWarning ? $0.term?.notices.endIndex ?? 0 : 0) }
+        shared.withLock { shared in
+            // The last is told first: what went wrong.
+            if notice.isWarning { shared.term?.notices.append(notice) } else { shared.term?.notices.insert(notice, at: 0) }
+        }
     }
 
     /// With the reasons that MetalLB's events have.
