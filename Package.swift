@@ -11,6 +11,7 @@ let plugins: [(trait: String, folder: String, summary: String)] = [
     ("DNS", "dns", "the cluster's names, and a cache for all others"),
     ("NetworkPolicy", "network-policy", "who may talk to whom"),
     ("Flows", "flows", "who talks to whom, and why not"),
+    ("BGP", "bgp", "routes to and from the real network"),
     ("LoadBalancer", "load-balancer", "addresses for Services of type LoadBalancer"),
 ]
 
@@ -19,6 +20,10 @@ let libraries: [String: [Target.Dependency]] = [
     "DNS": [
         .product(name: "Logging", package: "swift-log"), .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"), .product(name: "NIOSSL", package: "swift-nio-ssl"),
+    ],
+    "BGP": [
+        "CMnl", "KnetBFD", .product(name: "Logging", package: "swift-log"),
+        .product(name: "NIOCore", package: "swift-nio"), .product(name: "NIOPosix", package: "swift-nio"),
     ],
     "LoadBalancer": ["CMnl", "KnetBFD", .product(name: "Logging", package: "swift-log")],
     // Its transports are theirs, and what Services are.

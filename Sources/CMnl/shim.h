@@ -124,3 +124,14 @@ static inline int knet_ethtool_value(int socket, const char *link, unsigned int 
     *value = request.data;
     return status;
 }
+
+// struct tcp_md5sig of <linux/tcp.h>, which does not go with <netinet/tcp.h>.
+enum { KNET_TCP_MD5SIG_EXT = 32, KNET_TCP_MD5_HAS_PREFIX = 1, KNET_TCP_MD5_KEY = 80 };
+struct knet_tcp_md5 {
+    struct sockaddr_storage address;
+    uint8_t flags;
+    uint8_t prefix_length;
+    uint16_t key_length;
+    int link;
+    uint8_t key[KNET_TCP_MD5_KEY];
+};

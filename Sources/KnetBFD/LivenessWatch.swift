@@ -61,16 +61,18 @@ public final class LivenessWatch: Sendable {
     public var fault: String? { shared.withLock { $0.fault } }
 
     /// Watches these neighbours for `owner`, in the place of those it named before.
-    /// - Parameter listener: told of changes, on a thread that must not wait.
-    public func watch(_ addresses: Set<IPAddress>, for owner: String, pace: Pace, listener: @escaping Listener) {
+    /// - Parameters:
+    ///   - owner: a plugin's name.
+    ///   - listener: told of changes, on a thread that must not wait.
+    public func watch(_ neighbours: [IPAddress: Pace], for owner: String, listener: @escaping Listener) {
         let now = Self.now
         let mustStart = shared.withLock { shared in
             shared.listeners[owner] = listener
-            for address in shared.watched.keys where !addresses.contains(address) {
+            for address in shared.watched.keys where neighbours[address] == nil {
                 shared.watched[address]?.wishes[owner] = nil
                 shared.watched[address]?.settle(now)
             }
-            for address in addresses.sorted() {
+            for (address, pace) in neighbours.sorted(by: { $0.key < $1.key }) {
                 if shared.watched[address] == nil {
                     do {
                         shared.watched[address] = try WatchedNeighbour(address, among: shared.watched, pace, now)
@@ -87,10 +89,12 @@ public final class LivenessWatch: Sendable {
         if mustStart { start() } else { waker.call() }
     }
 
-    /// Watches nobody for `owner` any more.
-    public func forget(_ owner: String) {
-        watch([], for: owner, pace: Pace(interval: 1000, multiplier: 3)) {}
-        shared.withLock { $0.listeners[owner] = nil }
+    /// Watches nobody any more for owners but these.
+    public func forgetOthers(than owners: Set<String>) {
+        for owner in shared.withLock({ $0.listeners.keys.filter { !owners.contains($0) } }) {
+            watch([:], for: owner) {}
+            shared.withLock { $0.listeners[owner] = nil }
+        }
     }
 
     public func neighbour(_ address: IPAddress) -> Neighbour? { shared.withLock { $0.watched[address]?.told(address) } }

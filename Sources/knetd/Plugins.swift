@@ -4,6 +4,9 @@ import KnetDataplane
 import KnetLinux
 import Logging
 
+#if BGP
+    import BGPPlugin
+#endif
 #if DNS
     import DNSPlugin
 #endif
@@ -119,6 +122,18 @@ enum Plugins {
                     $1.flows.listen { held.note($0) }
                     let flows = Flows(held)
                     return [.plugin(flows, events: [], service: flows)]
+                })
+        #endif
+        #if BGP
+            all.append(
+                PluginEntry(
+                    BGP.settings, needs: { _ in BGP.needs },
+                    remove: { try BGP.remove($0.pool, runDirectory: $0.configuration.agent.runDirectory) }
+                ) {
+                    let bgp = try BGP(
+                        try $0.decode(), network: $1.configuration.network, pool: $1.pool, liveness: $1.liveness,
+                        runDirectory: $1.configuration.agent.runDirectory, logger: $1.logger)
+                    return [.plugin(bgp, events: [.link], service: bgp)]
                 })
         #endif
         #if LoadBalancer

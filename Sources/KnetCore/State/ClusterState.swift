@@ -28,6 +28,14 @@ public struct ClusterState: Sendable {
         (slicesOfService[service] ?? []).sorted().compactMap { endpointSlices[$0] }
     }
 
+    /// The Service's endpoints that are ready; else those that serve while they end, as the service proxy chooses.
+    public func usableEndpoints(of service: ObjectKey) -> [EndpointSlice.Endpoint] {
+        let endpoints = slices(of: service).flatMap { $0.endpoints ?? [] }
+        let ready = endpoints.filter { $0.conditions?.ready ?? true }
+        if !ready.isEmpty { return ready }
+        return endpoints.filter { $0.conditions?.serving == true && $0.conditions?.terminating == true }
+    }
+
     func service(ofSlice key: ObjectKey) -> ObjectKey? { endpointSlices[key]?.service }
 
     private mutating func set(_ slice: EndpointSlice?, _ key: ObjectKey) {

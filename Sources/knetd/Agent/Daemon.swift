@@ -177,6 +177,7 @@ final class Daemon: ServiceLifecycle.Service {
                 configuration, allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, kept: kept,
                 liveness: liveness, logger: logger)
             current.withLock { $0 = next }
+            liveness.forgetOthers(than: Set(configuration.plugins.keys))
             reloadFault.withLock { $0 = nil }
             logger.notice("configuration reloaded", metadata: ["op": "reload"])
         } catch {

@@ -21,7 +21,6 @@ final class Layer2: Sendable {
     private let announcer: Announcer
     private let shared: Mutex<Shared>
 
-    private static let owner = "loadBalancer"
     /// A node that begins asks whether others are there before it answers for all.
     private static let patience = Duration.seconds(2)
     /// A neighbour that begins anew comes up within this time.
@@ -85,10 +84,9 @@ final class Layer2: Sendable {
             return shared.neighbours != neighbours
         }
         guard isNews else { return }
-        liveness.watch(
-            Set(neighbours.values), for: Self.owner,
-            pace: .init(interval: settings.interval, multiplier: settings.multiplier)
-        ) { [weak self] in self?.decide([], in: nil) }
+        let pace = LivenessWatch.Pace(interval: settings.interval, multiplier: settings.multiplier)
+        let paces = Dictionary(neighbours.values.map { ($0, pace) }, uniquingKeysWith: { $1 })
+        liveness.watch(paces, for: LoadBalancer.settings.name) { [weak self] in self?.decide([], in: nil) }
     }
 
     /// - Parameter state: `nil`: as before; only what is known of nodes may have changed.

@@ -70,7 +70,7 @@ struct Ownership {
     ) -> [IPAddress: Answer] {
         let addresses = service.balancedAddresses.filter { address in pools.contains { $0.contains(address) } }
         guard !addresses.isEmpty else { return [:] }
-        let usable = Self.usable(state.slices(of: service.key))
+        let usable = state.usableEndpoints(of: service.key)
         let isLocal = service.spec?.externalTrafficPolicy == "Local"
         var places = lives
         if isLocal { places = lives.filter { place in usable.contains { $0.nodeName == place.key } } }
@@ -90,14 +90,6 @@ struct Ownership {
                     ? (lives[own] == nil ? "this node may not" : "no endpoint is on this node") : "\(chosen) does"
                 return (address, Answer(node: chosen, reason: why))
             })
-    }
-
-    /// Ready ones, else those that serve while they end: as the service proxy chooses.
-    private static func usable(_ slices: [EndpointSlice]) -> [EndpointSlice.Endpoint] {
-        let endpoints = slices.flatMap { $0.endpoints ?? [] }
-        let ready = endpoints.filter { $0.conditions?.ready ?? true }
-        if !ready.isEmpty { return ready }
-        return endpoints.filter { $0.conditions?.serving == true && $0.conditions?.terminating == true }
     }
 
     /// The node with the highest hash: when one goes, only its addresses move (rendezvous hashing, Thaler and Ravishankar 1998).
