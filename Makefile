@@ -10,7 +10,8 @@ SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 # Needed to build; needed by tests and demo to look at the kernel with eyes other than ours.
 BUILD_PACKAGES := libbpf-dev libmnl-dev libnftables-dev libsqlite3-dev libyaml-dev
 TEST_PACKAGES := iproute2 nftables procps python3-jsonschema containernetworking-plugins \
-	containerd podman crun conmon busybox-static bind9-dnsutils python3-dnspython musl-dev
+	containerd podman crun conmon busybox-static bind9-dnsutils python3-dnspython musl-dev \
+	frr bird2 gobgpd iputils-ping
 # What the reference plugins execute, what measures the executable, what asks for names. Debian starts unbound and knot as soon as they are
 # installed: whoever wants them beside knetd installs them himself, the benchmark finds them.
 BENCH_PACKAGES := iptables binutils dnsperf
@@ -38,8 +39,7 @@ help: ## List the targets
 setup: ## Install the Debian packages that are missing
 	@missing=$$(for package in $(BUILD_PACKAGES) $(TEST_PACKAGES) $(BENCH_PACKAGES); do \
 		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; done); \
-	test -z "$$missing" || { $(SUDO) apt-get update -q && \
-		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -q --no-install-recommends $$missing; }
+	test -z "$$missing" || $(SUDO) Tests/install.sh $$missing
 
 build: $(SETUP) $(STATIC) ## Build the executable for use: optimised, Swift's runtime inside (.build/release/knetd)
 	$(SWIFT) build $(RELEASE) --product knetd

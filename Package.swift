@@ -170,7 +170,8 @@ let package = Package(
         .executableTarget(
             name: "knetd",
             dependencies: [
-                "CMnl", "CNftables", "KnetBFD", "KnetCore", "KnetLinux", "KnetDataplane", "KnetKubernetes", "KnetManifests",
+                "CMnl", "CNftables", "KnetBFD", "KnetCore", "KnetLinux", "KnetDataplane", "KnetKubernetes",
+                "KnetManifests",
                 "KnetPlayground",
                 .product(name: "HashTreeCollections", package: "swift-collections"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),

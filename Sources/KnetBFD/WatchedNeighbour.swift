@@ -33,7 +33,9 @@ extension WatchedNeighbour {
         let any = IPAddress(address.family, number: 0)
         var isBound = false
         for _ in 0..<64 where !isBound {
-            isBound = any.withSocketName(port: .random(in: SingleHop.sourcePorts)) { bind(descriptor.number, $0, $1) == 0 }
+            isBound = any.withSocketName(port: .random(in: SingleHop.sourcePorts)) {
+                bind(descriptor.number, $0, $1) == 0
+            }
         }
         guard isBound else { throw SystemError("bind a UDP port from \(SingleHop.sourcePorts.lowerBound) on") }
         socket = SharedDescriptor(descriptor)

@@ -27,7 +27,9 @@ public final class ManifestWriter: ClusterWriter {
         self.logger = logger
         var known = Contents()
         do {
-            if FileStamp(path: path) != nil { known = try JSONDecoder().decode(Contents.self, from: KnetCore.contents(ofFile: path)) }
+            if FileStamp(path: path) != nil {
+                known = try JSONDecoder().decode(Contents.self, from: KnetCore.contents(ofFile: path))
+            }
         } catch {
             logger.warning(
                 "what was written to Services cannot be read; it is written anew",

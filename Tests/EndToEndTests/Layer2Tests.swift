@@ -33,7 +33,8 @@ import Testing
     }
 
     /// Who answers for the address, as each node that is asked has it.
-    private static func owners(_ address: IPAddress, _ nodes: [String], _ playground: Playground) throws -> Set<String> {
+    private static func owners(_ address: IPAddress, _ nodes: [String], _ playground: Playground) throws -> Set<String>
+    {
         try nodes.reduce(into: []) { owners, node in
             let text = try knetd(
                 "loadbalancers", "--json", "--config", playground.configurationPath(node),
@@ -129,7 +130,9 @@ import Testing
     }
 
     /// - Returns: milliseconds until somebody answers at the address.
-    private static func silence(_ stage: ServiceStage, _ address: IPAddress, since start: ContinuousClock.Instant) throws -> Int {
+    private static func silence(_ stage: ServiceStage, _ address: IPAddress, since start: ContinuousClock.Instant)
+        throws -> Int
+    {
         while try stage.connect(from: "lan", to: address, milliseconds: 100).server == nil {
             guard ContinuousClock.now - start < .seconds(10) else { break }
             usleep(5_000)
@@ -172,7 +175,9 @@ import Testing
                 try eventually(within: 3) { try Self.believed(address, playground) == Self.mac(owner, playground) }
             }
             let sorted = times.sorted()
-            print("failover over \(runs) runs: p50 \(sorted[runs / 2]) ms, p95 \(sorted[runs * 95 / 100]) ms, worst \(sorted[runs - 1]) ms")
+            print(
+                "failover over \(runs) runs: p50 \(sorted[runs / 2]) ms, p95 \(sorted[runs * 95 / 100]) ms, worst \(sorted[runs - 1]) ms"
+            )
             #expect(sorted.allSatisfy { $0 <= 1_500 }, "\(times)")
         }
     }
@@ -197,7 +202,9 @@ import Testing
             #expect(try Self.owner(address, playground.nodeNames, playground) == owner)
             // One that is ended leaves at once.
             try playground.stopDaemon(owner)
-            try eventually(within: 1) { try Self.owners(address, others, playground).isDisjoint(with: [owner, "nobody"]) }
+            try eventually(within: 1) {
+                try Self.owners(address, others, playground).isDisjoint(with: [owner, "nobody"])
+            }
             try playground.startDaemon(owner)
         }
     }

@@ -28,7 +28,9 @@ import Testing
             "overlay": [:],
             "loadBalancer": [
                 "pools": .array(
-                    spans.sorted { $0.key < $1.key }.map { ["name": .string($0.key), "addresses": [.string($0.value)]] })
+                    spans.sorted { $0.key < $1.key }.map {
+                        ["name": .string($0.key), "addresses": [.string($0.value)]]
+                    })
             ],
         ]
     }
@@ -66,7 +68,8 @@ import Testing
             for number in 0..<200 {
                 // Ten of them share; one that names a pool gets that.
                 let annotations: [String: JSONValue] =
-                    number < 10 ? ["metallb.io/allow-shared-ip": "k"] : number < 30 ? ["metallb.io/address-pool": "b"] : [:]
+                    number < 10
+                    ? ["metallb.io/allow-shared-ip": "k"] : number < 30 ? ["metallb.io/address-pool": "b"] : [:]
                 try double.put(Self.service("s\(1000 + number)", annotations: annotations, port: 80 + number))
             }
             func given() -> [JSONValue] { double.objects(.services).filter { !Self.addresses($0).isEmpty } }
@@ -84,7 +87,8 @@ import Testing
             // 180 addresses, of which one serves ten: 11 have none.
             try eventually(within: 30) { given().count == 189 }
             try eventually(within: 20) {
-                double.objects(.services).filter { Self.condition($0)?["reason"]?.string == "PoolExhausted" }.count == 11
+                double.objects(.services).filter { Self.condition($0)?["reason"]?.string == "PoolExhausted" }.count
+                    == 11
             }
             var holders: [String: [String]] = [:]
             for service in given() {
@@ -110,7 +114,8 @@ import Testing
             }
 
             // Released addresses go to those who wait, and nobody else changes.
-            let before = Dictionary(uniqueKeysWithValues: given().map { ($0["metadata"]?["name"]?.string ?? "", Self.addresses($0)) })
+            let before = Dictionary(
+                uniqueKeysWithValues: given().map { ($0["metadata"]?["name"]?.string ?? "", Self.addresses($0)) })
             for name in ["s1020", "s1100"] { double.delete(.services, namespace: "default", name: name) }
             try eventually(within: 10) { given().count == 189 }
             for service in given() {
@@ -143,7 +148,8 @@ import Testing
             let text = try knetd(
                 "loadbalancers", "--config", playground.configurationPath("node1"), in: playground.namespace("node1")
             ).output
-            #expect(text.contains("pool a IPv4: 1 of 8 in use") && text.contains("default/one  198.51.100.9"), "\(text)")
+            #expect(
+                text.contains("pool a IPv4: 1 of 8 in use") && text.contains("default/one  198.51.100.9"), "\(text)")
             #expect(text.contains("default/two  none  198.51.100.9 is default/one's"), "\(text)")
             // What others wrote into a status that knetd wrote is put right.
             var changed = service("one").object ?? [:]
@@ -166,7 +172,10 @@ import Testing
             func put(_ names: [String]) throws {
                 try stage.put(
                     try names.enumerated().flatMap { number, name in
-                        [ServiceStage.service(name, number + 1, ["type": "LoadBalancer", "ipFamilyPolicy": "PreferDualStack"])]
+                        [
+                            ServiceStage.service(
+                                name, number + 1, ["type": "LoadBalancer", "ipFamilyPolicy": "PreferDualStack"])
+                        ]
                             + (try stage.slices(name, [.init(pod: "a")]))
                     })
             }

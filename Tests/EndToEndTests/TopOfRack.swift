@@ -83,8 +83,10 @@ final class TopOfRack {
     }
 
     var log: String {
-        ["log", "bgpd.log", "zebra.log"].compactMap { try? String(contentsOfFile: "\(directory)/\($0)", encoding: .utf8) }
-            .map { String($0.suffix(3_000)) }.joined()
+        ["log", "bgpd.log", "zebra.log"].compactMap {
+            try? String(contentsOfFile: "\(directory)/\($0)", encoding: .utf8)
+        }
+        .map { String($0.suffix(3_000)) }.joined()
     }
 
     // MARK: FRR
@@ -102,9 +104,13 @@ final class TopOfRack {
         if let password = options.password { lines.append(" neighbor nodes password \(password)") }
         if options.hasTTLSecurity { lines.append(" neighbor nodes ttl-security hops 1") }
         if options.hasBFD { lines.append(" neighbor nodes bfd profile fast") }
-        lines += [" neighbor nodes timers 3 9", " neighbor nodes timers connect 1", " neighbor nodes advertisement-interval 0"]
+        lines += [
+            " neighbor nodes timers 3 9", " neighbor nodes timers connect 1",
+            " neighbor nodes advertisement-interval 0",
+        ]
         if options.isDynamic {
-            lines.append(" bgp listen range \(options.transport == .v4 ? "192.168.77.0/24" : "fd77::/64") peer-group nodes")
+            lines.append(
+                " bgp listen range \(options.transport == .v4 ? "192.168.77.0/24" : "fd77::/64") peer-group nodes")
         } else {
             lines += nodes.map { " neighbor \($0) peer-group nodes" }
         }
@@ -120,7 +126,9 @@ final class TopOfRack {
         }
         try write("hostname rack\nlog file \(directory)/bgpd.log\n" + lines.joined(separator: "\n") + "\n", "bgpd.conf")
         try write("hostname rack\n", "zebra.conf")
-        try write("bfd\n profile fast\n  receive-interval 100\n  transmit-interval 100\n  detect-multiplier 3\n exit\nexit\n", "bfdd.conf")
+        try write(
+            "bfd\n profile fast\n  receive-interval 100\n  transmit-interval 100\n  detect-multiplier 3\n exit\nexit\n",
+            "bfdd.conf")
         try write("", "vtysh.conf")
         _ = try shell("chown -R frr:frr \(directory)", in: namespace)
         let common = "-u frr -g frr --vty_socket \(directory) -z \(directory)/zserv.api -P 0"
@@ -128,7 +136,8 @@ final class TopOfRack {
         for daemon in ["zebra"] + (options.hasBFD ? ["bfdd"] : []) + ["bgpd"] {
             let extra = daemon == "bfdd" ? "--bfdctl \(directory)/bfdd.sock" : ""
             try start(
-                "exec unshare --mount sh -c \"mount -t tmpfs tmpfs /var/tmp; exec /usr/lib/frr/\(daemon) \(common) -f \(directory)/\(daemon).conf -i \(directory)/\(daemon).pid \(extra)\"")
+                "exec unshare --mount sh -c \"mount -t tmpfs tmpfs /var/tmp; exec /usr/lib/frr/\(daemon) \(common) -f \(directory)/\(daemon).conf -i \(directory)/\(daemon).pid \(extra)\""
+            )
             try wait(for: daemon == "zebra" ? "zserv.api" : "\(daemon).vty")
         }
     }
@@ -230,7 +239,8 @@ final class TopOfRack {
             }
         }
         try write(text, "gobgpd.toml")
-        try start("exec gobgpd -f \(directory)/gobgpd.toml -t toml --pprof-disable --api-hosts unix://\(directory)/api.sock")
+        try start(
+            "exec gobgpd -f \(directory)/gobgpd.toml -t toml --pprof-disable --api-hosts unix://\(directory)/api.sock")
         try wait(for: "api.sock")
         for _ in 0..<100 where (try? gobgp("global")) == nil { usleep(50_000) }
         for (prefix, hop) in zip(options.prefixes, ["192.168.77.1", "fd77::1"]) {

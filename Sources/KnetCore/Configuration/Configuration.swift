@@ -130,7 +130,9 @@ public struct ConfigurationReader: Sendable {
     public let compiledIn: [PluginSettings]
 
     /// Every plugin that knetd has or will have, so that a name can be told from a typing error.
-    static let knownPlugins = ["overlay", "routed", "ebpf", "serviceProxy", "dns", "networkPolicy", "flows", "loadBalancer", "bgp"]
+    static let knownPlugins = [
+        "overlay", "routed", "ebpf", "serviceProxy", "dns", "networkPolicy", "flows", "loadBalancer", "bgp",
+    ]
 
     public init(compiledIn: [PluginSettings]) { self.compiledIn = compiledIn }
 

@@ -77,7 +77,8 @@ extension Service {
         var service = self
         var status = service.status ?? Status(loadBalancer: nil)
         if let written = addresses.addresses {
-            status.loadBalancer = written.isEmpty
+            status.loadBalancer =
+                written.isEmpty
                 ? nil : .init(ingress: written.map { .init(ip: $0.description, ipMode: nil) })
         }
         var conditions = (status.conditions ?? []).filter { $0.type != ServiceAddresses.conditionType }

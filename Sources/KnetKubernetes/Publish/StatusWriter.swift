@@ -81,7 +81,8 @@ final class StatusWriter: ClusterWriter {
                 "namespace": .string(notice.object.namespace), "name": .string(notice.object.name),
             ],
             "reason": .string(notice.reason), "message": .string(notice.message),
-            "type": notice.isWarning ? "Warning" : "Normal", "source": ["component": "knetd", "host": .string(nodeName)],
+            "type": notice.isWarning ? "Warning" : "Normal",
+            "source": ["component": "knetd", "host": .string(nodeName)],
             "reportingComponent": "knetd", "reportingInstance": .string(nodeName),
             "firstTimestamp": now, "lastTimestamp": now, "count": 1,
         ]

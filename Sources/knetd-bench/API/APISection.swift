@@ -162,7 +162,8 @@ struct APISection {
             // Sockets belong to the namespace of the thread that makes them, so a group of its own is made in there.
             let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
             let source = KubernetesSource(
-                try JSONValue.object(settings).decode(), needs: needs, local: local, snapshotPath: nil, store: store, writing: WriterExchange(),
+                try JSONValue.object(settings).decode(), needs: needs, local: local, snapshotPath: nil, store: store,
+                writing: WriterExchange(),
                 version: "bench", group: group, logger: Logger(label: "bench") { _ in SwiftLogNoOpLogHandler() })
             return Task.detached { await source.run() }
         }

@@ -145,7 +145,8 @@ final class Generation: Sendable {
         return KubernetesSource(
             settings, needs: needs, local: local,
             snapshotPath: configuration.agent.stateDirectory + "/cluster.snapshot",
-            store: store, writing: writing, version: Version.current, group: MultiThreadedEventLoopGroup.singleton, logger: logger)
+            store: store, writing: writing, version: Version.current, group: MultiThreadedEventLoopGroup.singleton,
+            logger: logger)
     }
 
     private static func reconciler(

@@ -46,7 +46,8 @@ struct BGPCommand: ParsableCommand {
             for route in told["advertised"]?.array ?? [] {
                 let peers = (route["to"]?.array ?? []).compactMap(\.string)
                 lines.append(
-                    "advertised \(route["prefix"]?.string ?? "")  to \(peers.isEmpty ? "nobody" : peers.joined(separator: " "))")
+                    "advertised \(route["prefix"]?.string ?? "")  to \(peers.isEmpty ? "nobody" : peers.joined(separator: " "))"
+                )
                 for peer in route["notTo"]?.array ?? [] {
                     lines.append("    not to \(peer["peer"]?.string ?? ""): \(peer["reason"]?.string ?? "")")
                 }

@@ -16,7 +16,8 @@ struct KnetdCommand: AsyncParsableCommand {
         version: Version.current,
         subcommands: [
             RunCommand.self, StatusCommand.self, ConfigCommand.self, InstallCommand.self, UninstallCommand.self,
-            CleanupCommand.self, ServicesCommand.self, LoadBalancersCommand.self, BGPCommand.self, DNSCommand.self, PolicyCommand.self,
+            CleanupCommand.self, ServicesCommand.self, LoadBalancersCommand.self, BGPCommand.self, DNSCommand.self,
+            PolicyCommand.self,
             BPFCommand.self, ObserveCommand.self,
             PlaygroundCommand.self,
         ])

@@ -135,7 +135,9 @@ public final class BGP: Plugin, PluginService {
     private func arrange(_ state: ClusterState) {
         guard let local = state.local, let speaker = shared.withLock(\.speaker) else { return }
         var (passwords, faults): ([String: String], [String]) = ([:], [])
-        for file in Set(configured.peers.compactMap(\.passwordFile) + [configured.mesh?.passwordFile].compactMap(\.self)) {
+        for file in Set(
+            configured.peers.compactMap(\.passwordFile) + [configured.mesh?.passwordFile].compactMap(\.self))
+        {
             do {
                 let text = String(decoding: try contents(ofFile: file), as: UTF8.self)
                 passwords[file] = String(text.split(whereSeparator: \.isNewline).first ?? "")
@@ -209,7 +211,8 @@ public final class BGP: Plugin, PluginService {
         if !configured.peers.allSatisfy({ $0.bfd == nil }) || configured.mesh?.bfd != nil {
             faults += [liveness.fault].compactMap(\.self)
         }
-        for (key, peer) in speaker?.router.peers.sorted(by: { $0.key < $1.key }) ?? [] where !peer.settings.session.isDynamic {
+        for (key, peer) in speaker?.router.peers.sorted(by: { $0.key < $1.key }) ?? []
+        where !peer.settings.session.isDynamic {
             if peer.session.state != .established, let reason = peer.session.lastDown {
                 faults.append("peer \(key) is \(peer.session.state.rawValue): \(reason)")
             }

@@ -102,7 +102,11 @@ final class LearntRoutes: Sendable {
             }
             for (step, error) in zip(steps, outcomes) {
                 // One that is gone already is gone.
-                if let error, step.gateways != nil { shared.refused[step.prefix] = "\(error)" } else { shared.present[step.prefix] = step.gateways }
+                if let error, step.gateways != nil {
+                    shared.refused[step.prefix] = "\(error)"
+                } else {
+                    shared.present[step.prefix] = step.gateways
+                }
             }
         } catch {
             for step in steps { shared.refused[step.prefix] = "\(error)" }

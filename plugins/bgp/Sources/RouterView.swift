@@ -78,7 +78,9 @@ struct RouterView {
     }
 
     private func reason(_ prefix: CIDR, _ peer: Peer) -> String {
-        guard let negotiated = peer.established?.negotiated else { return "the session is \(peer.session.state.rawValue)" }
+        guard let negotiated = peer.established?.negotiated else {
+            return "the session is \(peer.session.state.rawValue)"
+        }
         guard negotiated.context.families.contains(prefix.family) else { return "\(prefix.family) was not agreed on" }
         return "this node has no address of \(prefix.family) as next hop"
     }

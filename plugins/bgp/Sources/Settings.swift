@@ -91,7 +91,8 @@ extension BGP {
             Field("as", number, isRequired: true, "This cluster's AS number."),
             Field(
                 "routerID", .text(.ipAddress),
-                "The BGP identifier, as an IPv4 address; default: the node's IPv4 address, else one that follows from its name."),
+                "The BGP identifier, as an IPv4 address; default: the node's IPv4 address, else one that follows from its name."
+            ),
             Field("port", .integer(0...65535), default: 179, "Where peers may connect; 0: nowhere."),
             Field(
                 "mesh",
@@ -138,7 +139,9 @@ extension BGP {
             "restartSeconds", .integer(0...4095), default: 120,
             "So long routes are kept for a restart, its and ours (RFC 4724); 0: not at all."),
         Field("bfd", liveness, "Finds out by BFD that it is gone."),
-        Field("routeLimit", .integer(1...10_000_000), default: 10_000, "A peer that tells more usable routes is cut off for five minutes."),
+        Field(
+            "routeLimit", .integer(1...10_000_000), default: 10_000,
+            "A peer that tells more usable routes is cut off for five minutes."),
         Field(
             "import",
             .list(
@@ -149,7 +152,8 @@ extension BGP {
                 ])), "What may be learnt from it; default: the pod network's ranges."),
         Field(
             "allowOwnAS", .integer(0...10), default: 0,
-            "How often this cluster's AS may be in a path: 1 where nodes learn of each other through an external router."),
+            "How often this cluster's AS may be in a path: 1 where nodes learn of each other through an external router."
+        ),
     ]
 
     private static let advertiseFields = [
@@ -209,12 +213,15 @@ extension BGP.Settings {
             if (peer.address == nil) == (peer.range == nil) {
                 problems.append(
                     .init(
-                        path: place, found: peer.address == nil ? "neither address nor range" : "both address and range",
+                        path: place,
+                        found: peer.address == nil ? "neither address nor range" : "both address and range",
                         allowed: "one of them"))
             }
             if let address = peer.address, !seen.insert(address).inserted {
                 problems.append(
-                    .init(path: "\(place).address", found: "\(address), which another peer has too", allowed: "an address of its own"))
+                    .init(
+                        path: "\(place).address", found: "\(address), which another peer has too",
+                        allowed: "an address of its own"))
             }
             if peer.address != nil, peer.as == 0 {
                 problems.append(.init(path: "\(place).as", found: "0", allowed: "the peer's AS number"))
@@ -222,7 +229,8 @@ extension BGP.Settings {
             if [1, 2].contains(peer.holdSeconds) {
                 problems.append(
                     .init(
-                        path: "\(place).holdSeconds", found: "\(peer.holdSeconds)", allowed: "0, or at least 3 (RFC 4271)",
+                        path: "\(place).holdSeconds", found: "\(peer.holdSeconds)",
+                        allowed: "0, or at least 3 (RFC 4271)",
                         suggestion: "3"))
             }
             for (number, filter) in (peer.imports ?? []).enumerated() {
@@ -240,7 +248,9 @@ extension BGP.Settings {
         }
         if case .v6? = routerID {
             problems.append(
-                .init(path: "\(path).routerID", found: "an IPv6 address", allowed: "an IPv4 address, as which it is written"))
+                .init(
+                    path: "\(path).routerID", found: "an IPv6 address",
+                    allowed: "an IPv4 address, as which it is written"))
         }
         return problems
     }

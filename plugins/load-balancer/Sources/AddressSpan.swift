@@ -33,7 +33,8 @@ public struct AddressSpan: Hashable, Sendable {
 }
 
 extension AddressSpan: TextCodable {
-    public static let title = "a CIDR such as \"192.0.2.0/28\", a range such as \"192.0.2.10-192.0.2.50\", or an address"
+    public static let title =
+        "a CIDR such as \"192.0.2.0/28\", a range such as \"192.0.2.10-192.0.2.50\", or an address"
 
     public init?(_ text: String) {
         let ends = text.split(separator: "-", omittingEmptySubsequences: false).map { end in

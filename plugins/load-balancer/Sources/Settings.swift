@@ -85,7 +85,8 @@ extension LoadBalancer {
             "interfaces", .list(of: .text(.interfaceName)), default: [],
             "Where is answered; []: on the interface towards the other nodes."),
         Field(
-            "pools", .list(of: .text(.any(what: "a pool's name"))), default: [], "Addresses of these pools; []: of all."),
+            "pools", .list(of: .text(.any(what: "a pool's name"))), default: [], "Addresses of these pools; []: of all."
+        ),
         Field("nodeSelector", LabelSelector.shape, "Nodes with these labels may answer; default: all."),
         Field(
             "interval", .integer(50...10_000), default: 300,
@@ -173,7 +174,9 @@ extension LoadBalancer.Settings {
     }
 
     private func serviceRanges(_ configuration: Configuration) -> [CIDR] {
-        (configuration.plugins["serviceProxy"]?["serviceCIDRs"]?.array ?? []).compactMap { $0.string.flatMap { CIDR($0) } }
+        (configuration.plugins["serviceProxy"]?["serviceCIDRs"]?.array ?? []).compactMap {
+            $0.string.flatMap { CIDR($0) }
+        }
     }
 
     private static func reserved(_ span: AddressSpan) -> String? {

@@ -222,7 +222,11 @@ final class StatusLoop: Sendable {
         let notice = Self.notice(key, wanted)
         shared.withLock { shared in
             // The last is told first: what went wrong.
-            if notice.isWarning { shared.term?.notices.append(notice) } else { shared.term?.notices.insert(notice, at: 0) }
+            if notice.isWarning {
+                shared.term?.notices.append(notice)
+            } else {
+                shared.term?.notices.insert(notice, at: 0)
+            }
         }
     }
 

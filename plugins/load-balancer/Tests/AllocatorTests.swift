@@ -40,7 +40,8 @@ import Testing
         }
 
         func addresses(_ name: String, namespace: String = "default") -> [String] {
-            allocator.outcomes[ObjectKey(.service, namespace: namespace, name: name)]?.addresses.map(\.description) ?? []
+            allocator.outcomes[ObjectKey(.service, namespace: namespace, name: name)]?.addresses.map(\.description)
+                ?? []
         }
 
         func refusal(_ name: String) -> Refusal? {
@@ -100,7 +101,8 @@ import Testing
     @Test func whatStandsInStatusesIsNeverGivenTwice() {
         var world = World([Self.pool("a", "192.0.2.10-192.0.2.13")])
         // Nobody has it yet that comes before it by name.
-        world.set(Self.service("a"), Self.service("b", status: ["192.0.2.10"]), Self.service("c", status: ["192.0.2.10"]))
+        world.set(
+            Self.service("a"), Self.service("b", status: ["192.0.2.10"]), Self.service("c", status: ["192.0.2.10"]))
         #expect(world.addresses("b") == ["192.0.2.10"])
         #expect(Set(world.addresses("a") + world.addresses("c")) == ["192.0.2.11", "192.0.2.12"])
     }
@@ -113,7 +115,8 @@ import Testing
 
     @Test func bothFamiliesComeFromOnePoolWhereItHasThem() {
         var world = World([
-            Self.pool("four", "192.0.2.10-192.0.2.20"), Self.pool("both", "198.51.100.0/29", "2001:db8::10-2001:db8::11"),
+            Self.pool("four", "192.0.2.10-192.0.2.20"),
+            Self.pool("both", "198.51.100.0/29", "2001:db8::10-2001:db8::11"),
         ])
         let both = ["10.96.0.1", "fd00::1"]
         world.set(Self.service("one", ip: both), Self.service("two", ip: both.reversed()), Self.service("four"))
@@ -144,7 +147,9 @@ import Testing
             Self.service("unknown", annotations: ["metallb.io/address-pool": "b"]),
             Self.service("bad", annotations: ["metallb.io/loadBalancerIPs": "192.0.2.300"]),
             Self.service("family", annotations: ["metallb.io/loadBalancerIPs": "2001:db8::1"]),
-            Self.service("two", annotations: ["metallb.io/loadBalancerIPs": "192.0.2.16"]) { $0.loadBalancerIP = "192.0.2.17" })
+            Self.service("two", annotations: ["metallb.io/loadBalancerIPs": "192.0.2.16"]) {
+                $0.loadBalancerIP = "192.0.2.17"
+            })
         #expect(world.addresses("pool") == ["203.0.113.0"])
         #expect(world.addresses("old") == ["192.0.2.15"])
         #expect(world.addresses("field") == ["203.0.113.5"])
@@ -168,10 +173,12 @@ import Testing
             $0.selector = ["app": "x"]
         }
         world.set(
-            Self.service("dns-tcp", port: 53, annotations: shared), Self.service("dns-web", port: 80, annotations: shared),
+            Self.service("dns-tcp", port: 53, annotations: shared),
+            Self.service("dns-web", port: 80, annotations: shared),
             Self.service("other", port: 81, annotations: ["metallb.io/allow-shared-ip": "other"]),
             Self.service("same-port", port: 53, annotations: shared),
-            Self.service("local", port: 82, annotations: shared, local), Self.service("local2", port: 83, annotations: shared, local))
+            Self.service("local", port: 82, annotations: shared, local),
+            Self.service("local2", port: 83, annotations: shared, local))
         #expect(world.addresses("dns-tcp") == ["192.0.2.10"] && world.addresses("dns-web") == ["192.0.2.10"])
         #expect(world.addresses("local") == world.addresses("local2"))
         let all = ["dns-tcp", "other", "same-port", "local"].flatMap { world.addresses($0) }
@@ -225,7 +232,8 @@ import Testing
         var world = World([Self.pool("a", "192.0.2.10")], class: "knetd.io/lb")
         world.set(
             Self.service("none"), Self.service("other") { $0.loadBalancerClass = "cloud" },
-            Self.service("plain") { $0.type = "ClusterIP" }, Self.service("ours") { $0.loadBalancerClass = "knetd.io/lb" })
+            Self.service("plain") { $0.type = "ClusterIP" },
+            Self.service("ours") { $0.loadBalancerClass = "knetd.io/lb" })
         #expect(world.allocator.outcomes.keys.map(\.name) == ["ours"])
     }
 

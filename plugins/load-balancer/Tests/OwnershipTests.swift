@@ -23,7 +23,9 @@ import Testing
                 metadata: Metadata(
                     name: "s\(number)-x", namespace: "default", labels: [EndpointSlice.serviceLabel: "s\(number)"]),
                 addressType: "IPv4", endpoints: nil, ports: nil)
-            slice.endpoints = endpoints.map { .init(addresses: ["10.42.0.1"], conditions: nil, hostname: nil, nodeName: $0) }
+            slice.endpoints = endpoints.map {
+                .init(addresses: ["10.42.0.1"], conditions: nil, hostname: nil, nodeName: $0)
+            }
             state.set(.endpointSlice(slice))
         }
         return state

@@ -69,7 +69,8 @@ final class Speaker: Sendable {
             let (inputs, isSigned) = contents.withLock { contents -> ([Input], Bool) in
                 var inputs: [Input] = []
                 for (key, wanted) in contents.wanted where peers[key] != wanted {
-                    inputs.append(.remove(key, .cease(peers[key] == nil ? .peerDeconfigured : .otherConfigurationChange)))
+                    inputs.append(
+                        .remove(key, .cease(peers[key] == nil ? .peerDeconfigured : .otherConfigurationChange)))
                 }
                 for (key, wanted) in peers where contents.wanted[key] != wanted { inputs.append(.add(key, wanted)) }
                 let isSigned = contents.wanted != peers || contents.ranges != ranges
@@ -271,7 +272,8 @@ final class Speaker: Sendable {
         guard let address = channel.remoteAddress?.address, let (key, id, transport) = place(address) else {
             return channel.close()
         }
-        return PeerSocket.prepare(channel, for: address, Transport(port: 0, hops: transport.hops)).flatMapThrowing { [self] in
+        return PeerSocket.prepare(channel, for: address, Transport(port: 0, hops: transport.hops)).flatMapThrowing {
+            [self] in
             try channel.pipeline.syncOperations.addHandler(self.handler(key, id))
             // Once it is active.
             channel.eventLoop.execute { self.open(channel, key, id) }
@@ -285,7 +287,9 @@ final class Speaker: Sendable {
             guard !contents.isStopped, !contents.barred.contains(key) else { return (nil, false) }
             contents.accepted += 1
             if let wanted = contents.wanted[key] { return (wanted, false) }
-            let range = contents.ranges.filter { $0.range.contains(address) }.max { $0.range.prefixLength < $1.range.prefixLength }
+            let range = contents.ranges.filter { $0.range.contains(address) }.max {
+                $0.range.prefixLength < $1.range.prefixLength
+            }
             return (range?.wanted, contents.router.peers[key] == nil)
         }
         guard let found else { return nil }
@@ -298,12 +302,16 @@ final class Speaker: Sendable {
     private func sign() {
         let (listeners, passwords) = contents.withLock { contents in
             var passwords: [CIDR: String] = [:]
-            for (key, wanted) in contents.wanted { passwords[CIDR(host: key.address)] = wanted.transport.password ?? "" }
+            for (key, wanted) in contents.wanted {
+                passwords[CIDR(host: key.address)] = wanted.transport.password ?? ""
+            }
             for range in contents.ranges { passwords[range.range] = range.wanted.transport.password ?? "" }
             return (contents.listeners, passwords)
         }
         for listener in listeners {
-            guard let socket = listener as? any SocketOptionProvider, let own = listener.localAddress?.address else { continue }
+            guard let socket = listener as? any SocketOptionProvider, let own = listener.localAddress?.address else {
+                continue
+            }
             for (peers, password) in passwords where peers.family == own.family {
                 // One that was never given cannot be taken back.
                 PeerSocket.sign(socket, peers, password).whenFailure { [self] error in

@@ -20,7 +20,9 @@ struct Transport: Hashable, Sendable {
 enum PeerSocket {
     /// Whose segments count and with which TTL, before the first one.
     static func prepare(_ channel: any Channel, for peer: IPAddress, _ transport: Transport) -> EventLoopFuture<Void> {
-        guard let socket = channel as? any SocketOptionProvider else { return channel.eventLoop.makeSucceededVoidFuture() }
+        guard let socket = channel as? any SocketOptionProvider else {
+            return channel.eventLoop.makeSucceededVoidFuture()
+        }
         var steps: [EventLoopFuture<Void>] = []
         if let password = transport.password {
             steps.append(sign(socket, CIDR(host: peer), password))

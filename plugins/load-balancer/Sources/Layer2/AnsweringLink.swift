@@ -15,7 +15,9 @@ struct AnsweringLink {
 
 extension AnsweringLink {
     init(_ link: Link) throws(SystemError) {
-        guard let mac = link.mac, mac.isUnicast else { throw SystemError("a link without a MAC address", errno: ENOTSUP) }
+        guard let mac = link.mac, mac.isUnicast else {
+            throw SystemError("a link without a MAC address", errno: ENOTSUP)
+        }
         self.link = link
         self.mac = mac
         // Of no protocol until the filter is there.
@@ -75,7 +77,8 @@ extension AnsweringLink {
             withUnsafeMutableBytes(of: &request.ipv6mr_multiaddr) { $0.copyBytes(from: group.bytes) }
             request.ipv6mr_interface = UInt32(link.index)
             setsockopt(
-                groups.number, Int32(IPPROTO_IPV6), wanted.contains(group) ? IPV6_JOIN_GROUP : IPV6_LEAVE_GROUP, &request,
+                groups.number, Int32(IPPROTO_IPV6), wanted.contains(group) ? IPV6_JOIN_GROUP : IPV6_LEAVE_GROUP,
+                &request,
                 socklen_t(MemoryLayout<ipv6_mreq>.size))
         }
         joined = wanted

@@ -39,7 +39,8 @@ struct LinkQuestion: Hashable {
         case .v6:
             // Who looks whether the address is in use has none yet: all are told (RFC 4861 §7.2.4).
             asker.number == 0
-                ? LinkFrames.advertisement(target, mac, to: LinkFrames.allNodes, LinkFrames.allNodesMAC, isAnswer: false)
+                ? LinkFrames.advertisement(
+                    target, mac, to: LinkFrames.allNodes, LinkFrames.allNodesMAC, isAnswer: false)
                 : LinkFrames.advertisement(target, mac, to: asker, askerMAC, isAnswer: true)
         }
     }
@@ -52,7 +53,9 @@ enum LinkFrames {
 
     /// Tells everybody on the link whose the address is: as a request and as a reply, since hosts heed the one or the other.
     static func gratuitous(_ address: IPAddress, _ mac: MACAddress) -> [[UInt8]] {
-        guard address.family == .v4 else { return [advertisement(address, mac, to: allNodes, allNodesMAC, isAnswer: false)] }
+        guard address.family == .v4 else {
+            return [advertisement(address, mac, to: allNodes, allNodesMAC, isAnswer: false)]
+        }
         return [
             arp(1, address, mac, to: address, MACAddress(number: 0), frameTo: broadcast),
             arp(2, address, mac, to: address, broadcast, frameTo: broadcast),

@@ -73,7 +73,9 @@ final class Layer2: Sendable {
         guard let own = state.local?.name else { return }
         let neighbours = Dictionary(
             uniqueKeysWithValues: state.nodes.values.compactMap { node -> (String, IPAddress)? in
-                guard node.key.name != own, let address = node.internalIP(.v4) ?? node.internalIP(.v6) else { return nil }
+                guard node.key.name != own, let address = node.internalIP(.v4) ?? node.internalIP(.v6) else {
+                    return nil
+                }
                 return (node.key.name, address)
             })
         let isNews = shared.withLock { shared in
@@ -101,7 +103,9 @@ final class Layer2: Sendable {
             // Who came back may have answered for ours meanwhile.
             let isBack = lives.contains { $0.value == .alive && shared.lives[$0.key] != .alive }
             shared.lives = lives
-            shared.ownership.follow(isChanged || keys.contains(.local) ? keys.union([.local, .node(own)]) : keys, in: shared.state, own: own) {
+            shared.ownership.follow(
+                isChanged || keys.contains(.local) ? keys.union([.local, .node(own)]) : keys, in: shared.state, own: own
+            ) {
                 lives[$0.key.name] ?? .away("it has no address")
             }
             if let until = shared.patience {

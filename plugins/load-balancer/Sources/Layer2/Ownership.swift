@@ -86,7 +86,8 @@ struct Ownership {
                     return (address, Answer(node: nil, reason: rest))
                 }
                 if chosen == own { return (address, Answer(node: own, reason: nil)) }
-                let why = places[own] == nil
+                let why =
+                    places[own] == nil
                     ? (lives[own] == nil ? "this node may not" : "no endpoint is on this node") : "\(chosen) does"
                 return (address, Answer(node: chosen, reason: why))
             })
