@@ -49,12 +49,12 @@ test: setup ## Run all tests on this machine's kernel; as root, or what needs ro
 	SWIFT=$(SWIFT) Tests/run.sh
 	Tests/example-plugin.sh
 
-nightly: setup ## The random tests at length: 10,000 runs against a server that misbehaves and of services, 500 of policies, 10 million broken messages; the suites of Services, names and policies over eBPF
+nightly: setup ## The random tests at length: 10,000 runs against a server that misbehaves and of services, 500 of policies, 10 million broken messages; all that has daemons over eBPF; 50 failovers
 	$(SWIFT) build --build-tests
 	KNETD_RANDOM_RUNS=10000 KNETD_FUZZ_RUNS=5000000 KNETD_POLICY_RUNS=500 KNETD_POLICY_EXPLAIN=5 KNETD_POLICY_STARTS=500 SWIFT=$(SWIFT) \
-		Tests/run.sh --filter "FollowTests|RandomTests|FuzzTests|ProgramTests|PolicyTests|PolicyStartTests"
-	KNETD_TEST_DATAPLANE=ebpf SWIFT=$(SWIFT) \
-		Tests/run.sh --filter "Service.*Tests|DNSTests|DNSResolverTests|ConnectivityTests|RuntimeTests|Policy.*Tests"
+		Tests/run.sh --filter "FollowTests|RandomTests|RandomEventTests|FuzzTests|ProgramTests|PolicyTests|PolicyStartTests"
+	KNETD_TEST_DATAPLANE=ebpf SWIFT=$(SWIFT) Tests/run.sh --filter EndToEndTests
+	KNETD_FAILOVER_RUNS=50 SWIFT=$(SWIFT) Tests/run.sh --filter Layer2Tests
 
 kernels: setup ## The BPF programs of packets on Debian's 6.1 and 6.12, in virtual machines without KVM; needs qemu-system-x86 and busybox-static
 	$(SWIFT) build --build-tests

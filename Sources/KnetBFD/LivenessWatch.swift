@@ -13,10 +13,14 @@ public final class LivenessWatch: Sendable {
         public let interval: Int
         /// So many of them may be lost.
         public let multiplier: Int
+        /// Whether it is told when this process ends. A router that is told so takes its routes away, which it would keep over a restart
+        /// (FRR 8.4, against RFC 5880 §6.2).
+        public let hasFarewell: Bool
 
-        public init(interval: Int, multiplier: Int) {
+        public init(interval: Int, multiplier: Int, hasFarewell: Bool) {
             self.interval = interval
             self.multiplier = multiplier
+            self.hasFarewell = hasFarewell
         }
     }
 
@@ -103,16 +107,14 @@ public final class LivenessWatch: Sendable {
         shared.withLock { shared in shared.watched.map { $1.told($0) } }.sorted { $0.address < $1.address }
     }
 
-    /// Tells all neighbours that this end goes, and ends.
+    /// Ends; neighbours that are to know it are told.
     public func stop() {
         shared.withLock { shared in
             shared.isStopped = true
-            for address in shared.watched.keys {
-                shared.watched[address]?.wishes = [:]
-                shared.watched[address]?.settle(Self.now)
-            }
             var generator = SystemRandomNumberGenerator()
-            for (address, var watched) in shared.watched {
+            for (address, var watched) in shared.watched where watched.wishes.values.contains(where: \.hasFarewell) {
+                watched.wishes = [:]
+                watched.settle(Self.now)
                 for packet in watched.session.tick(now: Self.now, using: &generator).packets {
                     watched.send(packet, to: address)
                 }

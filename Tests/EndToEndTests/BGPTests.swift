@@ -239,6 +239,35 @@ import Testing
         }
     }
 
+    /// A full table, of which a part is allowed.
+    @Test func aHundredThousandRoutesAreFilteredInTime() throws {
+        var options = TopOfRack.Options()
+        options.more = 100_000
+        let allowed = 4_096
+        try withRouter(.frr, options, nodes: 1) { _ in
+            Self.bgp(options, ["import": [["cidr": "20.0.0.0/20"]]])
+        } _: { stage, _ in
+            let playground = stage.playground
+            func memory() throws -> Int {
+                let text = try shell(
+                    "grep VmRSS /proc/\(playground.process(of: "node1"))/status", in: playground.namespace("node1"))
+                return text.split(whereSeparator: \.isWhitespace).compactMap { Int($0) }.first ?? 0
+            }
+            let before = try memory()
+            try Self.waitForSessions(playground, within: 60)
+            let milliseconds = try eventually(within: 60) {
+                let told = try #require(Self.peers("node1", playground).first)
+                return told["learnt"]?.integer == allowed && told["filtered"]?.integer == options.more + 2 - allowed
+            }
+            try eventually(within: 10) {
+                try metric("knetd_bgp_kernel_routes", of: "node1", playground) == Double(allowed)
+            }
+            let count = try shell("ip route show proto 108 | wc -l", in: playground.namespace("node1"))
+            #expect(count == "\(allowed)\n")
+            print("100,000 routes: \(milliseconds) ms from the session, \(try memory() - before) KiB more")
+        }
+    }
+
     /// Neither side names the other: the router listens for a range, and so does the node.
     @Test(arguments: [TopOfRack.Make.frr, .bird]) func neighboursNeedNotBeNamed(make: TopOfRack.Make) throws {
         var options = TopOfRack.Options()

@@ -195,4 +195,57 @@ import Testing
             try eventually(within: 5) { try stage.connect(from: "outside", to: first).server != nil }
         }
     }
+
+    /// What the table of Services has of load balancers, with addresses that knetd gave: by rules, and past the stack.
+    @Test(arguments: ["overlay", "ebpf"]) func givenAddressesAreServed(dataplane: String) throws {
+        let plugins: [String: JSONValue] = [
+            dataplane: [:], "serviceProxy": [:],
+            "loadBalancer": [
+                "pools": [["name": "a", "addresses": ["198.51.100.16/28", "2001:db8:5::10-2001:db8:5::1f"]]]
+            ],
+        ]
+        try withServices(["plugins": .object(plugins)], nodes: 1, servers: [("a", "node1"), ("b", "node1")]) { stage in
+            let playground = stage.playground
+            let ranges: [JSONValue] = IPFamily.allCases.compactMap { family in
+                playground.outsideAddress(family).map { .string("\(CIDR(host: $0))") }
+            }
+            let ends = [ServiceStage.End(pod: "a"), .init(pod: "b")]
+            try stage.put(
+                [
+                    ServiceStage.service("balanced", 1, ["type": "LoadBalancer"]),
+                    ServiceStage.service(
+                        "limited", 2, ["type": "LoadBalancer", "loadBalancerSourceRanges": .array(ranges)]),
+                    ServiceStage.service("local", 3, ["type": "LoadBalancer", "externalTrafficPolicy": "Local"]),
+                    ServiceStage.service("none", 4, ["type": "LoadBalancer"]),
+                ] + ["balanced", "limited", "local"].flatMap { try stage.slices($0, ends) })
+            func given(_ name: String) throws -> [IPAddress] {
+                let text = try knetd(
+                    "loadbalancers", "--json", "--config", playground.configurationPath("node1"),
+                    in: playground.namespace("node1")
+                ).output
+                let services = try JSONValue(parsing: Data(text.utf8))["services"]?.array ?? []
+                let service = services.first { $0["name"]?.string == name }
+                return (service?["addresses"]?.array ?? []).compactMap { $0.string.flatMap { IPAddress($0) } }
+            }
+            for name in ["balanced", "limited", "local", "none"] {
+                try eventually(within: 5) { try given(name).count == 2 }
+            }
+            for family in IPFamily.allCases {
+                func address(_ name: String) throws -> IPAddress {
+                    try #require(try given(name).first { $0.family == family })
+                }
+                let servers = Set([try stage.address("a", family), try stage.address("b", family)])
+                try eventually(within: 5) { try stage.connect(from: "outside", to: address("local")).server != nil }
+                for client in ["outside", "c1", "node1"] {
+                    let found = try stage.servers(from: client, to: address("balanced"))
+                    #expect(Set(found.keys) == servers, "\(client): \(found)")
+                }
+                #expect(Set(try stage.servers(from: "outside", to: address("limited")).keys) == servers)
+                #expect(try stage.connect(from: "c1", to: address("limited")) == .silent)
+                let client = try stage.address("outside", family)
+                #expect(try stage.connect(from: "outside", to: address("local")).seen == client)
+                #expect(try stage.connect(from: "outside", to: address("none")) == .refused)
+            }
+        }
+    }
 }

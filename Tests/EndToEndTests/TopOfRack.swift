@@ -25,6 +25,8 @@ final class TopOfRack {
         var isDynamic = false
         /// What it tells, IPv4 and IPv6.
         var prefixes = ["203.0.113.0/24", "fd99::/64"]
+        /// And so many addresses from 20.0.0.0 on, from FRR.
+        var more = 0
 
         var isInternal: Bool { localAS == nodeAS }
     }
@@ -122,7 +124,11 @@ final class TopOfRack {
             } else {
                 lines.append("  neighbor nodes as-override")
             }
-            lines += ["  network \(prefix)", " exit-address-family"]
+            lines.append("  network \(prefix)")
+            if family == "ipv4" {
+                lines += (0..<options.more).map { "  network 20.\($0 >> 16).\($0 >> 8 & 255).\($0 & 255)/32" }
+            }
+            lines.append(" exit-address-family")
         }
         try write("hostname rack\nlog file \(directory)/bgpd.log\n" + lines.joined(separator: "\n") + "\n", "bgpd.conf")
         try write("hostname rack\n", "zebra.conf")

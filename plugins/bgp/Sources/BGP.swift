@@ -45,6 +45,8 @@ public final class BGP: Plugin, PluginService {
 
     /// So long the routes of an earlier process wait to be told again, where peers do not say that they have told all.
     private static let patience = Duration.seconds(120)
+    /// So long a peer without graceful restart has for telling its routes.
+    private static let settling = Duration.seconds(10)
 
     /// - Parameter runDirectory: has a mark of processes of this boot.
     public init(
@@ -154,7 +156,7 @@ public final class BGP: Plugin, PluginService {
     }
 
     private func watch(_ live: [IPAddress: Settings.Liveness]) {
-        let paces = live.mapValues { LivenessWatch.Pace(interval: $0.interval, multiplier: $0.multiplier) }
+        let paces = live.mapValues { LivenessWatch.Pace(interval: $0.interval, multiplier: $0.multiplier, hasFarewell: false) }
         liveness.watch(paces, for: name) { [weak self] in self?.livenessChanged() }
     }
 
@@ -196,11 +198,14 @@ public final class BGP: Plugin, PluginService {
         await shared.withLock(\.speaker)?.stop()
     }
 
-    /// Once all peers have told all.
+    /// Once all peers have told all. Those that keep no routes for others need not say so.
     private func releaseRoutes(_ speaker: Speaker) {
         guard routes.isHeld else { return }
-        let isTold = speaker.router.peers.values.allSatisfy { peer in
-            peer.established.map { $0.negotiated.context.families.isSubset(of: peer.toldAll) } ?? false
+        let (router, now) = (speaker.router, speaker.now)
+        let isTold = router.peers.values.allSatisfy { peer in
+            guard let negotiated = peer.established?.negotiated else { return false }
+            return negotiated.context.families.isSubset(of: peer.toldAll)
+                || (negotiated.keptByPeer.isEmpty && now - peer.session.since > Self.settling)
         }
         if isTold || ContinuousClock.now - started > Self.patience { routes.release() }
     }

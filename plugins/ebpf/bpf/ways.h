@@ -51,38 +51,33 @@ static __always_inline void count_lost(void)
         counter->packets++;
 }
 
-// One hop less to live, and the next hop's addresses: all at the packet's beginning, so they are written at once.
+// One hop less to live, and the next hop's addresses.
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *packet, const __u8 *target,
                                    const __u8 *source)
 {
-    // A packet's beginning is known to be aligned to two bytes.
-    struct {
-        struct ethhdr ethernet;
-        union {
-            struct iphdr ip;
-            struct ipv6hdr ip6;
-        };
-    } __attribute__((packed, aligned(2))) header;
     void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-    __u32 length;
+    struct ethhdr *ethernet = data;
 
-    if (data + ETH_HLEN + sizeof(struct iphdr) > end)
-        return -1;
-    __builtin_memcpy(&header, (const __u16 *)data, ETH_HLEN + sizeof(struct iphdr));
-    __builtin_memcpy(header.ethernet.h_dest, target, 6);
-    __builtin_memcpy(header.ethernet.h_source, source, 6);
     if (packet->is_ipv6) {
-        header.ip6.hop_limit--;
-        length = ETH_HLEN + offsetof(struct ipv6hdr, hop_limit) + 1;
-    } else {
-        // One less in a word's upper half is one more in the checksum's (RFC 1624).
-        __u32 sum = header.ip.check + bpf_htons(0x0100);
+        struct ipv6hdr *ip6 = data + ETH_HLEN;
 
-        header.ip.check = sum + (sum > 0xffff);
-        header.ip.ttl--;
-        length = ETH_HLEN + offsetof(struct iphdr, check) + 2;
+        if ((void *)(ip6 + 1) > end)
+            return -1;
+        ip6->hop_limit--;
+    } else {
+        struct iphdr *ip = data + ETH_HLEN;
+        __u32 sum;
+
+        if ((void *)(ip + 1) > end)
+            return -1;
+        // One less in a word's upper half is one more in the checksum's (RFC 1624).
+        sum = ip->check + bpf_htons(0x0100);
+        ip->check = sum + (sum > 0xffff);
+        ip->ttl--;
     }
-    return bpf_skb_store_bytes(skb, 0, &header, length, 0);
+    __builtin_memcpy(ethernet->h_dest, target, 6);
+    __builtin_memcpy(ethernet->h_source, source, 6);
+    return 0;
 }
 
 static __always_inline int to_pod(struct __sk_buff *skb, const struct packet *packet,

@@ -86,7 +86,8 @@ final class Layer2: Sendable {
             return shared.neighbours != neighbours
         }
         guard isNews else { return }
-        let pace = LivenessWatch.Pace(interval: settings.interval, multiplier: settings.multiplier)
+        let pace = LivenessWatch.Pace(
+            interval: settings.interval, multiplier: settings.multiplier, hasFarewell: true)
         let paces = Dictionary(neighbours.values.map { ($0, pace) }, uniquingKeysWith: { $1 })
         liveness.watch(paces, for: LoadBalancer.settings.name) { [weak self] in self?.decide([], in: nil) }
     }
