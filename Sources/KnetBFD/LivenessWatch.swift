@@ -112,7 +112,11 @@ public final class LivenessWatch: Sendable {
         shared.withLock { shared in
             shared.isStopped = true
             var generator = SystemRandomNumberGenerator()
-            for (address, var watched) in shared.watched where watched.wishes.values.contains(where: \.hasFarewell) {
+            for address in shared.watched.keys {
+                // What still comes in must find it ended, or it would come up again.
+                guard var watched = shared.watched.removeValue(forKey: address),
+                    watched.wishes.values.contains(where: \.hasFarewell)
+                else { continue }
                 watched.wishes = [:]
                 watched.settle(Self.now)
                 for packet in watched.session.tick(now: Self.now, using: &generator).packets {
@@ -127,7 +131,11 @@ public final class LivenessWatch: Sendable {
 
     private func start() {
         do {
-            let sockets = try IPFamily.allCases.map { try Self.listen($0) }
+            let sockets = try IPFamily.allCases.compactMap { family in
+                do { return try Self.listen(family) } catch let error as SystemError where error.errno == EAFNOSUPPORT {
+                    return nil
+                }
+            }
             try DedicatedThread.start(name: "knetd-bfd") { [self] in serve(sockets) }
         } catch {
             shared.withLock {

@@ -70,7 +70,7 @@ final class LeaseHolder: Sendable {
     }
 
     private func look() async throws(APIError) {
-        let lease = try await read()
+        let lease = try await read(patience: patience)
         let now = ContinuousClock.now
         switch shared.withLock({ $0.next(lease, now: now, time: MicroTime.now) }) {
         case .wait: shared.withLock { $0.lost() }
@@ -85,7 +85,7 @@ final class LeaseHolder: Sendable {
         return .object(object)
     }
 
-    private func read() async throws(APIError) -> JSONValue? {
+    private func read(patience: Duration) async throws(APIError) -> JSONValue? {
         var request = APIClient.Request(path: "\(path)/\(name)")
         request.patience = patience
         let body: ByteBuffer
@@ -122,13 +122,13 @@ final class LeaseHolder: Sendable {
     private var patience: Duration { .seconds(shared.withLock { $0.seconds }) / 3 }
 
     private func release() async {
-        guard isElected, let lease = try? await read(),
+        guard isElected, let lease = try? await read(patience: .milliseconds(500)),
             let released = shared.withLock({ $0.released(lease, time: MicroTime.now) })
         else { return }
         var request = APIClient.Request(method: .PUT, path: "\(path)/\(name)")
         request.contentType = MediaType.json
         request.body = Array(released.text().utf8)
-        request.patience = .seconds(1)
+        request.patience = .milliseconds(500)
         shared.withLock { $0.lost() }
         _ = try? await client.bytes(request)
     }

@@ -173,16 +173,25 @@ final class Daemon: ServiceLifecycle.Service {
 
     private func replace(_ running: Generation, with configuration: KnetCore.Configuration) {
         do {
-            let next = try Self.generation(
-                configuration, allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, kept: kept,
-                liveness: liveness, logger: logger)
-            current.withLock { $0 = next }
+            try begin(configuration)
             liveness.forgetOthers(than: Set(configuration.plugins.keys))
             reloadFault.withLock { $0 = nil }
             logger.notice("configuration reloaded", metadata: ["op": "reload"])
         } catch {
             refuse(error)
+            // The old one has ended: one like it begins. Where that cannot be either, systemd starts anew.
+            do { try begin(running.configuration) } catch {
+                logger.critical("knetd cannot go on", metadata: ["op": "reload", "reason": "\(error)"])
+                exit(1)
+            }
         }
+    }
+
+    private func begin(_ configuration: KnetCore.Configuration) throws {
+        let next = try Self.generation(
+            configuration, allocations: allocations, pool: pool, kernel: kernel, nftables: nftables, kept: kept,
+            liveness: liveness, logger: logger)
+        current.withLock { $0 = next }
     }
 
     private func refuse(_ error: any Error) {

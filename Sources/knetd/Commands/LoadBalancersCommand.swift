@@ -22,11 +22,19 @@ struct LoadBalancersCommand: ParsableCommand {
                 "pool \(text(pool["name"])) \(text(pool["family"])): \(pool["used"]?.integer ?? 0) of \(pool["of"]?.integer ?? 0) in use"
             )
         }
+        for node in told["nodes"]?.array ?? [] {
+            lines.append("node \(text(node["node"])) is \(text(node["liveness"]))")
+        }
         for service in told["services"]?.array ?? [] {
             let addresses = (service["addresses"]?.array ?? []).compactMap(\.string)
             lines.append(
                 "\(text(service["namespace"]))/\(text(service["name"]))  \(addresses.isEmpty ? "none" : addresses.joined(separator: " "))  \(text(service["reason"]))"
             )
+            for answer in service["announced"]?.array ?? [] {
+                lines.append(
+                    "    \(text(answer["address"])) is answered for by \(answer["by"]?.string ?? "nobody: \(text(answer["reason"]))")"
+                )
+            }
         }
         return lines.joined(separator: "\n")
     }

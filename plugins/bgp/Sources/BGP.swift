@@ -109,11 +109,9 @@ public final class BGP: Plugin, PluginService {
         guard let local = state.local else { return nil }
         let (speaker, isNew) = shared.withLock { shared -> (Speaker, Bool) in
             if let speaker = shared.speaker { return (speaker, false) }
-            let reflectors = configured.mesh?.reflectors.map { LabelMatcher($0) }
-            let labels = state.nodes[.node(local.name)]?.metadata.labels ?? [:]
             let router = Router(
-                localAS: UInt32(configured.as), identifier: identifier(local),
-                isReflector: reflectors?.matches(labels) ?? false, isRestarting: isRestarting)
+                localAS: UInt32(configured.as), identifier: identifier(local), isReflector: isReflector(local, state),
+                isRestarting: isRestarting)
             let speaker = Speaker(
                 router, routes: routes, loop: MultiThreadedEventLoopGroup.singleton.next(), logger: logger)
             shared.speaker = speaker
@@ -126,6 +124,11 @@ public final class BGP: Plugin, PluginService {
         return speaker
     }
 
+    private func isReflector(_ local: LocalNode, _ state: ClusterState) -> Bool {
+        let labels = state.nodes[.node(local.name)]?.metadata.labels ?? [:]
+        return configured.mesh?.reflectors.map { LabelMatcher($0).matches(labels) } ?? false
+    }
+
     private func identifier(_ local: LocalNode) -> UInt32 {
         for address in [configured.routerID, local.uplinks[.v4]?.address] {
             if case .v4(let number)? = address { return number }
@@ -136,13 +139,16 @@ public final class BGP: Plugin, PluginService {
     /// Has the sessions that the cluster and the configuration ask for.
     private func arrange(_ state: ClusterState) {
         guard let local = state.local, let speaker = shared.withLock(\.speaker) else { return }
+        speaker.reflect(isReflector(local, state))
         var (passwords, faults): ([String: String], [String]) = ([:], [])
         for file in Set(
             configured.peers.compactMap(\.passwordFile) + [configured.mesh?.passwordFile].compactMap(\.self))
         {
             do {
                 let text = String(decoding: try contents(ofFile: file), as: UTF8.self)
-                passwords[file] = String(text.split(whereSeparator: \.isNewline).first ?? "")
+                let password = text.split(whereSeparator: \.isNewline).first.map { String($0) }
+                passwords[file] = password
+                if password == nil { faults.append("the password in \(file) is empty") }
             } catch { faults.append("the password in \(file) cannot be read: \(error)") }
         }
         let peers = Peers(settings: configured, network: network, passwords: passwords)
@@ -156,8 +162,12 @@ public final class BGP: Plugin, PluginService {
     }
 
     private func watch(_ live: [IPAddress: Settings.Liveness]) {
-        let paces = live.mapValues { LivenessWatch.Pace(interval: $0.interval, multiplier: $0.multiplier, hasFarewell: false) }
+        let paces = live.mapValues {
+            LivenessWatch.Pace(interval: $0.interval, multiplier: $0.multiplier, hasFarewell: false)
+        }
         liveness.watch(paces, for: name) { [weak self] in self?.livenessChanged() }
+        // Neighbours may be up since an earlier configuration.
+        livenessChanged()
     }
 
     /// A peer that was there and fell silent is cut off until it is back (RFC 5882 §10.1).
@@ -200,13 +210,16 @@ public final class BGP: Plugin, PluginService {
 
     /// Once all peers have told all. Those that keep no routes for others need not say so.
     private func releaseRoutes(_ speaker: Speaker) {
-        guard routes.isHeld else { return }
+        guard routes.isHeld, speaker.isArranged else { return }
         let (router, now) = (speaker.router, speaker.now)
-        let isTold = router.peers.values.allSatisfy { peer in
-            guard let negotiated = peer.established?.negotiated else { return false }
-            return negotiated.context.families.isSubset(of: peer.toldAll)
-                || (negotiated.keptByPeer.isEmpty && now - peer.session.since > Self.settling)
-        }
+        // Who may come by a range is not known.
+        let isTold =
+            !speaker.hasRanges
+            && router.peers.values.allSatisfy { peer in
+                guard let negotiated = peer.established?.negotiated else { return false }
+                return negotiated.context.families.isSubset(of: peer.toldAll)
+                    || (negotiated.keptByPeer.isEmpty && now - peer.session.since > Self.settling)
+            }
         if isTold || ContinuousClock.now - started > Self.patience { routes.release() }
     }
 

@@ -9,8 +9,8 @@ final class LearntRoutes: Sendable {
         /// As the kernel has them, as far as is known.
         var present: [CIDR: Set<IPAddress>] = [:]
         var refused: [CIDR: String] = [:]
-        /// Whether routes that nobody wants stay, since their peers may not have told them again yet.
-        var isHeld: Bool
+        /// Routes of an earlier process that nobody has spoken of yet: they stay.
+        var held: Set<CIDR>
     }
 
     private let shared: Mutex<Shared>
@@ -20,11 +20,11 @@ final class LearntRoutes: Sendable {
     init(pool: NetlinkPool) throws {
         self.pool = pool
         let present = try Self.read(pool)
-        shared = Mutex(Shared(present: present, isHeld: !present.isEmpty))
+        shared = Mutex(Shared(present: present, held: Set(present.keys)))
     }
 
     /// Whether an earlier process left routes.
-    var isHeld: Bool { shared.withLock { $0.isHeld } }
+    var isHeld: Bool { shared.withLock { !$0.held.isEmpty } }
 
     /// What the kernel refuses, and why.
     var refused: [CIDR: String] { shared.withLock { $0.refused } }
@@ -36,6 +36,7 @@ final class LearntRoutes: Sendable {
         shared.withLock { shared in
             for (prefix, gateways) in changes {
                 shared.wanted[prefix] = gateways.isEmpty ? nil : gateways
+                shared.held.remove(prefix)
                 shared.refused[prefix] = nil
             }
             settle(Set(changes.keys), &shared)
@@ -45,9 +46,9 @@ final class LearntRoutes: Sendable {
     /// Lets go of what an earlier process left and nobody told again.
     func release() {
         shared.withLock { shared in
-            guard shared.isHeld else { return }
-            shared.isHeld = false
-            settle(Set(shared.present.keys), &shared)
+            let held = shared.held
+            shared.held = []
+            settle(held, &shared)
         }
     }
 
@@ -84,7 +85,7 @@ final class LearntRoutes: Sendable {
     private func settle(_ prefixes: Set<CIDR>, _ shared: inout Shared) {
         var steps: [(prefix: CIDR, gateways: Set<IPAddress>?)] = []
         for prefix in prefixes where shared.wanted[prefix] != shared.present[prefix] {
-            if shared.wanted[prefix] == nil, shared.isHeld { continue }
+            if shared.wanted[prefix] == nil, shared.held.contains(prefix) { continue }
             steps.append((prefix, shared.wanted[prefix]))
         }
         // What is new comes before what goes.
@@ -102,14 +103,40 @@ final class LearntRoutes: Sendable {
             }
             for (step, error) in zip(steps, outcomes) {
                 // One that is gone already is gone.
-                if let error, step.gateways != nil {
+                if let error, let gateways = step.gateways {
                     shared.refused[step.prefix] = "\(error)"
+                    shared.present[step.prefix] = try accept(
+                        gateways, step.prefix, present: shared.present[step.prefix])
                 } else {
                     shared.present[step.prefix] = step.gateways
                 }
             }
         } catch {
             for step in steps { shared.refused[step.prefix] = "\(error)" }
+        }
+    }
+
+    /// The kernel refuses all gateways for one that it cannot reach: the others are used, and one that was taken back is not.
+    /// - Returns: what the kernel has then.
+    private func accept(_ gateways: Set<IPAddress>, _ prefix: CIDR, present: Set<IPAddress>?) throws -> Set<IPAddress>?
+    {
+        try pool.with { socket in
+            func set(_ gateways: Set<IPAddress>) throws -> Bool {
+                var batch = NetlinkBatch()
+                batch.append(.setGatewayRoute(GatewayRoute(destination: prefix, gateways: gateways)))
+                return try socket.send(batch).allSatisfy { $0 == nil }
+            }
+            var accepted: Set<IPAddress> = []
+            if gateways.count > 1 { for gateway in gateways where try set([gateway]) { accepted.insert(gateway) } }
+            if !accepted.isEmpty {
+                _ = try set(accepted)
+                return accepted
+            }
+            guard let present, present.isDisjoint(with: gateways) else { return present }
+            var batch = NetlinkBatch()
+            batch.append(.deleteGatewayRoute(GatewayRoute(destination: prefix, gateways: present)))
+            _ = try socket.send(batch)
+            return nil
         }
     }
 }

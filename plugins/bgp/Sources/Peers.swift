@@ -22,7 +22,11 @@ struct Peers {
             let reflectors = mesh.reflectors.map { LabelMatcher($0) }
             let isReflector = reflectors?.matches(labels) ?? false
             for node in state.nodes.values where node.key.name != local.name {
-                guard let address = node.internalIP(.v4) ?? node.internalIP(.v6) else { continue }
+                // Both ends take the first family that both have.
+                let families = IPFamily.allCases.filter { nextHops[$0] != nil }
+                guard let address = families.lazy.compactMap({ node.internalIP($0) }).first,
+                    isReadable(mesh.passwordFile)
+                else { continue }
                 let isOtherReflector = reflectors?.matches(node.metadata.labels ?? [:]) ?? false
                 guard reflectors == nil || isReflector || isOtherReflector else { continue }
                 peers[PeerKey(address: address)] = Speaker.Wanted(
@@ -38,6 +42,7 @@ struct Peers {
             }
         }
         for peer in settings.peers where peer.nodeSelector.map({ LabelMatcher($0).matches(labels) }) ?? true {
+            guard isReadable(peer.passwordFile) else { continue }
             let wanted = wanted(peer, identifier, nextHops)
             if let address = peer.address {
                 peers[PeerKey(address: address)] = wanted
@@ -66,6 +71,9 @@ struct Peers {
                 allowedOwnAS: peer.allowOwnAS, nextHops: nextHops),
             transport: Transport(port: peer.port, password: password(peer.passwordFile), hops: peer.ttlSecurity))
     }
+
+    /// Without its password there is no session: not one without it.
+    private func isReadable(_ file: String?) -> Bool { file == nil || password(file) != nil }
 
     private func password(_ file: String?) -> String? { file.flatMap { passwords[$0] } }
 

@@ -246,6 +246,11 @@ extension BGP.Settings {
                 .init(path: "\(place).nodeSelector", found: $0, allowed: "a label selector")
             }
         }
+        if port == 0, mesh != nil {
+            problems.append(
+                .init(
+                    path: "\(path).port", found: "0 with a mesh", allowed: "a port, where nodes connect to each other"))
+        }
         if case .v6? = routerID {
             problems.append(
                 .init(

@@ -48,7 +48,9 @@ import Testing
             installed = Array(repeating: [:], count: count)
         }
 
-        static func settings(_ own: UInt32, _ peer: UInt32, _ number: Int, isClient: Bool = false, limit: Int = 1_000_000) -> PeerSettings {
+        static func settings(
+            _ own: UInt32, _ peer: UInt32, _ number: Int, isClient: Bool = false, limit: Int = 1_000_000
+        ) -> PeerSettings {
             PeerSettings(
                 session: SessionSettings(localAS: own, identifier: UInt32(number + 1), peerAS: peer),
                 imports: [PrefixFilter(CIDR(containing: .v4(0), prefixLength: 0))], routeLimit: limit,
@@ -81,7 +83,8 @@ import Testing
                 switch action {
                 case .connect(let key, let id):
                     let other = Self.number(key)
-                    let there = End(router: other, peer: Self.key(own), id: ConnectionID(side: .incoming, number: count))
+                    let there = End(
+                        router: other, peer: Self.key(own), id: ConnectionID(side: .incoming, number: count))
                     let here = End(router: own, peer: key, id: id)
                     guard !isCut(own, other), routers[other].peers[Self.key(own)] != nil else {
                         later(.seconds(1), .closed(own, key, id))
@@ -92,7 +95,9 @@ import Testing
                     later(.milliseconds(1), .opened(own, key, id))
                     later(.milliseconds(1), .opened(other, there.peer, there.id))
                 case .send(let key, let id, let bytes):
-                    guard let there = ends[End(router: own, peer: key, id: id)], !isCut(own, there.router) else { continue }
+                    guard let there = ends[End(router: own, peer: key, id: id)], !isCut(own, there.router) else {
+                        continue
+                    }
                     later(.milliseconds(2), .bytes(there.router, there.peer, there.id, bytes))
                 case .close(let key, let id):
                     guard let there = ends.removeValue(forKey: End(router: own, peer: key, id: id)) else { continue }
@@ -151,7 +156,9 @@ import Testing
         }
     }
 
-    private static func range(_ number: Int) -> CIDR { CIDR(containing: .v4(0x0A2A_0000 + UInt32(number) << 8), prefixLength: 24) }
+    private static func range(_ number: Int) -> CIDR {
+        CIDR(containing: .v4(0x0A2A_0000 + UInt32(number) << 8), prefixLength: 24)
+    }
 
     /// Fifty nodes, each with a session with each other one: all know all, by the shortest way.
     @Test func aFullMeshOfFiftyConverges() {
@@ -183,7 +190,9 @@ import Testing
                 world.link(one, other, reflectors: reflectors)
             }
         }
-        #expect(world.run(until: .seconds(60)) { $0.installed.allSatisfy { $0.count == 7 } }, "\(world.installed.map(\.count))")
+        #expect(
+            world.run(until: .seconds(60)) { $0.installed.allSatisfy { $0.count == 7 } },
+            "\(world.installed.map(\.count))")
         // The next hop is the node itself, not its reflector.
         #expect(world.installed[5][Self.range(6)] == [World.address(6)])
     }
@@ -237,7 +246,9 @@ import Testing
         return try UpdateWriter(context: context).announce(prefixes, nextHop: NextHop(.v4(0x0A00_0063)), attributes)
     }
 
-    private static func receive(_ messages: [[UInt8]], _ id: ConnectionID, _ key: PeerKey, _ router: inout Router) -> [RouterAction] {
+    private static func receive(_ messages: [[UInt8]], _ id: ConnectionID, _ key: PeerKey, _ router: inout Router)
+        -> [RouterAction]
+    {
         var frames = MessageFrames()
         var actions: [RouterAction] = []
         for message in messages {
@@ -253,7 +264,9 @@ import Testing
         var router = Router(localAS: 64512, identifier: 1)
         let key = World.key(98)
         var settings = World.settings(64512, 64600, 0)
-        settings.imports = [PrefixFilter(Self.range(0)), PrefixFilter(CIDR(containing: .v4(0), prefixLength: 0), lengths: 0...0)]
+        settings.imports = [
+            PrefixFilter(Self.range(0)), PrefixFilter(CIDR(containing: .v4(0), prefixLength: 0), lengths: 0...0),
+        ]
         let id = Self.established(key, settings, &router)
         #expect(router.peers[key]?.session.state == .established)
         let all = CIDR(containing: .v4(0), prefixLength: 0)

@@ -24,9 +24,14 @@ struct Refusal: Error, Hashable {
 struct AddressRequest: Hashable {
     /// Who may be at the same address: those with the same key, other ports, and endpoints that are chosen alike.
     struct Sharing: Hashable {
+        struct Endpoints: Hashable {
+            let namespace: String
+            let selector: [String: String]
+        }
+
         let key: String
-        /// The selector where only local endpoints are used; `nil`: any node will do.
-        let localEndpoints: [String: String]?
+        /// Which, where only local ones are used; `nil`: any node will do.
+        let localEndpoints: Endpoints?
         let ports: Set<String>
 
         func admits(_ other: Sharing) -> Bool {
@@ -59,12 +64,13 @@ struct AddressRequest: Hashable {
         }
         pool = annotation("address-pool")
         let ports = (spec.ports ?? []).map { "\($0.protocol ?? "TCP")/\($0.port)" }
+        let isLocal = spec.externalTrafficPolicy == "Local"
         sharing = annotation("allow-shared-ip").flatMap { key in
-            key.isEmpty
-                ? nil
-                : Sharing(
-                    key: key, localEndpoints: spec.externalTrafficPolicy == "Local" ? spec.selector ?? [:] : nil,
-                    ports: Set(ports))
+            // Endpoints without a selector may be anywhere: no other Service's are known to be there too.
+            guard !key.isEmpty, !isLocal || spec.selector?.isEmpty == false else { return nil }
+            let local =
+                isLocal ? Sharing.Endpoints(namespace: service.key.namespace, selector: spec.selector ?? [:]) : nil
+            return Sharing(key: key, localEndpoints: local, ports: Set(ports))
         }
         let clusterIPs = (spec.clusterIPs ?? spec.clusterIP.map { [$0] } ?? []).compactMap { IPAddress($0)?.family }
         var families = clusterIPs.isEmpty ? (spec.ipFamilies ?? []).compactMap { $0 == "IPv6" ? .v6 : .v4 } : clusterIPs

@@ -39,19 +39,21 @@ struct Allocator {
     mutating func follow(
         _ keys: Set<ObjectKey>, in state: ClusterState, told: [ObjectKey: Service] = [:]
     ) -> Set<ObjectKey> {
-        let changesNodes = follow(nodes: keys.filter { $0.kind == .node }, in: state)
+        let taken = follow(nodes: keys.filter { $0.kind == .node }, in: state)
         let namespaces = Set(keys.filter { $0.kind == .namespace }.map(\.name))
         var services = keys.filter { $0.kind == .service }
+        // A node that comes has its address, whoever had it.
+        services.formUnion((taken ?? []).flatMap { holders[$0].map { Array($0.keys) } ?? [] })
         if !namespaces.isEmpty { services.formUnion(requests.keys.filter { namespaces.contains($0.namespace) }) }
 
         var before: [ObjectKey: Outcome] = [:]
-        var opens = changesNodes
+        var opens = taken != nil
         var wanting: Set<ObjectKey> = []
         for key in services.sorted() {
-            let service = state.services[key]
+            let service = told[key] ?? state.services[key]
             let (old, new) = (requests[key], service.flatMap { AddressRequest($0, class: ownClass) })
             before[key] = outcomes[key]
-            let held = outcomes[key]?.addresses ?? (told[key] ?? service)?.balancedAddresses ?? []
+            let held = outcomes[key]?.addresses ?? service?.balancedAddresses ?? []
             release(key)
             (requests[key], outcomes[key]) = (new, nil)
             let kept = new.map { keep(held, $0, in: state) } ?? []
@@ -62,31 +64,36 @@ struct Allocator {
             if !kept.isEmpty { give(kept, to: new) }
         }
         if opens {
-            for (key, outcome) in outcomes {
-                if case .refused = outcome { wanting.insert(key) }
+            for (key, outcome) in outcomes where outcome.addresses.count < requests[key]?.families.count ?? 0 {
+                wanting.insert(key)
             }
         }
         for key in wanting.sorted() {
             guard let request = requests[key] else { continue }
             let held = outcomes[key]?.addresses ?? []
-            before[key] = before[key] ?? outcomes[key]
+            if !services.contains(key) { before[key] = outcomes[key] }
             do throws(Refusal) {
                 let found = try addresses(for: request, held: held, in: state)
                 if found != held { give(found, to: request) }
             } catch {
-                if held.isEmpty { outcomes[key] = .refused(error) }
+                guard held.count < request.required else { continue }
+                release(key)
+                outcomes[key] = .refused(error)
             }
         }
         return services.union(wanting).filter { outcomes[$0] != before[$0] || outcomes[$0] == nil }
     }
 
-    /// - Returns: whether anything changed.
-    private mutating func follow(nodes keys: Set<ObjectKey>, in state: ClusterState) -> Bool {
-        guard !keys.isEmpty else { return false }
+    /// - Returns: addresses that nodes have now and had not before; `nil` where nothing changed.
+    private mutating func follow(nodes keys: Set<ObjectKey>, in state: ClusterState) -> Set<IPAddress>? {
+        guard !keys.isEmpty else { return nil }
         for key in keys { nodes[key] = Set(IPFamily.allCases.compactMap { state.nodes[key]?.internalIP($0) }) }
-        let now = nodes.values.reduce(into: Set<IPAddress>()) { $0.formUnion($1) }
-        defer { own = now }
-        return own != now
+        let (old, now) = (own, nodes.values.reduce(into: Set<IPAddress>()) { $0.formUnion($1) })
+        own = now
+        for address in old.subtracting(now) {
+            for index in pools.indices { pools[index].released(address) }
+        }
+        return old == now ? nil : now.subtracting(old)
     }
 
     /// Those of the addresses that the Service may go on with.

@@ -23,6 +23,8 @@ public final class LoadBalancer: Plugin, PluginService {
     public init(_ settings: Settings, writing: WriterExchange, liveness: LivenessWatch, logger: Logger) throws {
         configured = settings
         layer2 = try settings.layer2.map { try Layer2(settings, $0, liveness: liveness) }
+        // An earlier configuration may have answered; who does not must not look as if it did.
+        if settings.layer2 == nil { liveness.watch([:], for: Self.settings.name) {} }
         self.writing = writing
         loop = StatusLoop(settings, kinds: Self.needs(settings).kinds, writing: writing, logger: logger)
     }
@@ -46,8 +48,8 @@ public final class LoadBalancer: Plugin, PluginService {
     public func entries(for key: ObjectKey, in state: ClusterState) -> [Nothing] { [] }
 
     /// Called when links change, too.
-    public func read() -> [Nothing] {
-        layer2?.useInterfaces()
+    public func read() throws -> [Nothing] {
+        try layer2?.useInterfaces()
         return []
     }
 
@@ -68,6 +70,8 @@ public final class LoadBalancer: Plugin, PluginService {
         let services = state.services.values.filter { $0.spec?.type == "LoadBalancer" }.sorted { $0.key < $1.key }
         return [
             "writer": writing.writer?.elected.map(JSONValue.string) ?? .null,
+            "nodes": .array(
+                (layer2?.neighbours ?? []).map { ["node": .string($0.node), "liveness": .string($0.known)] }),
             "services": .array(services.map { told($0) }),
             "pools": .array(
                 loop.figures.map {

@@ -108,12 +108,15 @@ final class StatusLoop: Sendable {
 
     /// What an earlier writer gave is known before anything is given.
     private func begin(_ writer: any ClusterWriter) async throws {
+        // What changes meanwhile is looked at afterwards.
+        shared.withLock { $0.changed = [] }
         let services = Dictionary(try await writer.services().map { ($0.key, $0) }, uniquingKeysWith: { $1 })
         shared.withLock { shared in
             var term = Term(allocator: Allocator(settings))
-            shared.changed = []
             var keys = Set(shared.state.services.keys).union(shared.state.nodes.keys)
             keys.formUnion(shared.state.namespaces.keys)
+            // Those too that the watch has not told yet: what they have is theirs.
+            keys.formUnion(services.keys)
             for (key, service) in services where service.spec?.type == "LoadBalancer" {
                 term.known[key] = (Self.told(service), .now)
             }

@@ -129,8 +129,6 @@ import Testing
         #expect(world.addresses("three") == ["192.0.2.11"])
         // Once there is one, it gets the second too, and keeps the first.
         world.remove("one")
-        #expect(world.addresses("three") == ["192.0.2.11"])
-        world.set(Self.service("three", ip: both, port: 81) { $0.ipFamilyPolicy = "PreferDualStack" })
         #expect(world.addresses("three") == ["192.0.2.11", "2001:db8::10"])
     }
 

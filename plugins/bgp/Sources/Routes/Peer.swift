@@ -25,6 +25,9 @@ struct Peer: Sendable {
         session = Session(settings.session, now: now)
     }
 
+    /// Whether it is of another AS: as it said itself, where any may speak.
+    var isExternal: Bool { established?.negotiated.context.isExternal ?? settings.isExternal }
+
     /// With what the router tells of itself there; `nil` where it has no address of the family.
     func nextHop(_ family: IPFamily) -> NextHop? {
         if let established, let own = ownAddresses[established.connection], own.family == family, !own.isLinkLocal {

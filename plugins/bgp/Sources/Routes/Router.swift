@@ -5,7 +5,7 @@ struct Router: Sendable {
     let localAS: UInt32
     let identifier: UInt32
     /// Passes routes of internal peers on to its clients and back (RFC 4456).
-    let isReflector: Bool
+    private(set) var isReflector: Bool
     private(set) var peers: [PeerKey: Peer] = [:]
     /// This node's own.
     private(set) var local: [CIDR: LocalRoute] = [:]
@@ -64,6 +64,12 @@ struct Router: Sendable {
             router.decide(changed)
             router.tellAll(changed)
         }
+    }
+
+    mutating func setReflector(_ isReflector: Bool) -> [RouterAction] {
+        guard isReflector != self.isReflector else { return [] }
+        self.isReflector = isReflector
+        return collect { $0.tellAll(Set($0.best.keys)) }
     }
 
     private mutating func collect(_ body: (inout Router) -> Void) -> [RouterAction] {
@@ -180,7 +186,7 @@ struct Router: Sendable {
             let candidates = peers.compactMap { key, peer in
                 peer.learnt[prefix].map {
                     Candidate(
-                        peer: key, isExternal: peer.settings.isExternal,
+                        peer: key, isExternal: peer.isExternal,
                         identifier: peer.established?.negotiated.peerIdentifier ?? .max, route: $0)
                 }
             }
@@ -258,7 +264,7 @@ struct Router: Sendable {
         var attributes = PathAttributes()
         attributes.communities = route.communities
         attributes.largeCommunities = route.largeCommunities
-        if peer.settings.isExternal {
+        if peer.isExternal {
             attributes.asPath = ASPath().prepending(localAS, count: 1 + route.prepend)
             attributes.med = route.med
         } else {
@@ -269,7 +275,7 @@ struct Router: Sendable {
 
     /// RFC 4456 §6, §8: from clients to all internal peers, from others to clients; external peers learn nothing of others.
     private func reflected(_ route: Candidate, _ peer: Peer) -> Advertisement? {
-        guard !peer.settings.isExternal, !route.isExternal,
+        guard !peer.isExternal, !route.isExternal,
             peer.settings.isClient || peers[route.peer]?.settings.isClient == true,
             !route.route.attributes.communities.contains(.noAdvertise)
         else { return nil }

@@ -25,6 +25,7 @@ final class Speaker: Sendable {
         case opened(ConnectionID, PeerKey, IPAddress?)
         case session(SessionEvent, PeerKey)
         case local([CIDR: LocalRoute])
+        case reflects(Bool)
     }
 
     private struct Contents {
@@ -37,7 +38,11 @@ final class Speaker: Sendable {
         var timers: [PeerKey: [SessionTimer: Scheduled<Void>]] = [:]
         var listeners: [any Channel] = []
         var accepted = 0
+        /// How often each peer was added: connections of an earlier one are not this one's.
+        var generations: [PeerKey: Int] = [:]
         var isStopped = false
+        /// Whether it was said which peers there are to be.
+        var isArranged = false
         var fault: String?
         /// Peers that told too much, until they are let in again.
         var barred: Set<PeerKey> = []
@@ -59,6 +64,10 @@ final class Speaker: Sendable {
         self.logger = logger
     }
 
+    /// Whether peers that are to be there are.
+    var isArranged: Bool { contents.withLock { $0.isArranged } }
+    var hasRanges: Bool { contents.withLock { !$0.ranges.isEmpty } }
+
     var router: Router { contents.withLock { $0.router } }
     var fault: String? { contents.withLock { $0.fault } }
     var now: Duration { ContinuousClock.now - epoch }
@@ -67,7 +76,16 @@ final class Speaker: Sendable {
     func have(_ peers: [PeerKey: Wanted], _ ranges: [WantedRange]) {
         loop.execute { [self] in
             let (inputs, isSigned) = contents.withLock { contents -> ([Input], Bool) in
+                guard !contents.isStopped else { return ([], false) }
+                contents.isArranged = true
                 var inputs: [Input] = []
+                // Those that came by a range which is no more.
+                for key in contents.router.peers.keys where contents.wanted[key] == nil && peers[key] == nil {
+                    let range = contents.ranges.first { $0.range.contains(key.address) }
+                    if range.map({ !ranges.contains($0) }) ?? true {
+                        inputs.append(.remove(key, .cease(.peerDeconfigured)))
+                    }
+                }
                 for (key, wanted) in contents.wanted where peers[key] != wanted {
                     inputs.append(
                         .remove(key, .cease(peers[key] == nil ? .peerDeconfigured : .otherConfigurationChange)))
@@ -84,6 +102,9 @@ final class Speaker: Sendable {
     }
 
     func tell(_ local: [CIDR: LocalRoute]) { loop.execute { [self] in take(.local(local)) } }
+
+    /// Whether routes of internal peers are passed on.
+    func reflect(_ isReflector: Bool) { loop.execute { [self] in take(.reflects(isReflector)) } }
 
     func event(_ event: SessionEvent, _ key: PeerKey) { loop.execute { [self] in take(.session(event, key)) } }
 
@@ -130,17 +151,25 @@ final class Speaker: Sendable {
         let random = Double.random(in: 0..<1)
         switch input {
         case .add(let key, let wanted):
-            return contents.router.add(key, wanted.settings, now: now, random: random)
-        case .remove(let key, let reason):
-            let actions = contents.router.remove(key, reason, now: now, random: random)
-            for timer in (contents.timers.removeValue(forKey: key) ?? [:]).values { timer.cancel() }
-            return actions
+            // One that connected before it was named.
+            let gone =
+                contents.router.peers[key] == nil ? [] : remove(key, .cease(.otherConfigurationChange), &contents)
+            contents.generations[key, default: 0] += 1
+            return gone + contents.router.add(key, wanted.settings, now: now, random: random)
+        case .remove(let key, let reason): return remove(key, reason, &contents)
         case .opened(let id, let key, let own):
             return contents.router.opened(id, of: key, from: own, now: now, random: random)
         case .session(let event, let key):
             return contents.router.handle(event, from: key, now: now, random: random)
         case .local(let routes): return contents.router.setLocal(routes)
+        case .reflects(let isReflector): return contents.router.setReflector(isReflector)
         }
+    }
+
+    private func remove(_ key: PeerKey, _ reason: StopReason, _ contents: inout Contents) -> [RouterAction] {
+        for timer in (contents.timers.removeValue(forKey: key) ?? [:]).values { timer.cancel() }
+        contents.barred.remove(key)
+        return contents.router.remove(key, reason, now: now, random: Double.random(in: 0..<1))
     }
 
     private func perform(_ actions: [RouterAction]) {
@@ -165,7 +194,9 @@ final class Speaker: Sendable {
                 contents.withLock { $0.timers[key, default: [:]].updateValue(scheduled, forKey: timer) }?.cancel()
             case .cancelTimer(let key, let timer):
                 contents.withLock { $0.timers[key]?.removeValue(forKey: timer) }?.cancel()
-            case .routes(let changes): routes.change(changes)
+            case .routes(let changes):
+                // The kernel keeps them for the process that comes after this one.
+                if !contents.withLock(\.isStopped) { routes.change(changes) }
             case .up(let key): log(key, "BGP session is up", nil)
             case .down(let key, let reason): log(key, "BGP session is down", "\(reason)")
             case .tooManyRoutes(let key): bar(key)
@@ -182,12 +213,12 @@ final class Speaker: Sendable {
     }
 
     private func bar(_ key: PeerKey) {
+        take(.session(.stop(.cease(.maximumPrefixes)), key))
         guard contents.withLock({ $0.barred.insert(key).inserted }) else { return }
         let limit = router.peers[key]?.settings.routeLimit ?? 0
         log(key, "peer is cut off for five minutes", "it told more than \(limit) usable routes")
-        take(.session(.stop(.cease(.maximumPrefixes)), key))
         loop.scheduleTask(in: Self.bar) { [weak self] in
-            self?.contents.withLock { _ = $0.barred.remove(key) }
+            guard self?.contents.withLock({ $0.barred.remove(key) }) != nil else { return }
             self?.take(.session(.start(isRestarting: false), key))
         }
     }
@@ -198,14 +229,15 @@ final class Speaker: Sendable {
     // MARK: Connections
 
     private func connect(_ key: PeerKey, _ id: ConnectionID) {
-        guard let transport = contents.withLock({ $0.wanted[key]?.transport }) else { return }
+        let (wanted, generation) = contents.withLock { ($0.wanted[key]?.transport, $0.generations[key]) }
+        guard let transport = wanted else { return }
         do {
             let target = try SocketAddress(ipAddress: key.address.description, port: transport.port)
             var bootstrap = ClientBootstrap(group: loop).connectTimeout(.seconds(10))
                 .channelOption(.tcpOption(.tcp_nodelay), value: 1)
                 .channelInitializer { [self] channel in
                     PeerSocket.prepare(channel, for: key.address, transport).flatMapThrowing {
-                        try channel.pipeline.syncOperations.addHandler(self.handler(key, id))
+                        try channel.pipeline.syncOperations.addHandler(self.handler(key, id, generation))
                     }
                 }
             if let source = transport.source, source.family == key.address.family {
@@ -213,8 +245,10 @@ final class Speaker: Sendable {
             }
             bootstrap.connect(to: target).whenComplete { [self] result in
                 switch result {
-                case .success(let channel): open(channel, key, id)
-                case .failure(let error): take(.session(.failed(id, Self.words(error)), key))
+                case .success(let channel): open(channel, key, id, generation)
+                case .failure(let error):
+                    guard contents.withLock({ $0.generations[key] == generation }) else { return }
+                    take(.session(.failed(id, Self.words(error)), key))
                 }
             }
         } catch { take(.session(.failed(id, "\(error)"), key)) }
@@ -228,16 +262,19 @@ final class Speaker: Sendable {
         }
     }
 
-    private func handler(_ key: PeerKey, _ id: ConnectionID) -> PeerHandler {
+    private func handler(_ key: PeerKey, _ id: ConnectionID, _ generation: Int?) -> PeerHandler {
         PeerHandler(id) { [weak self] event in
-            if case .closed = event { self?.contents.withLock { _ = $0.channels[key]?.removeValue(forKey: id) } }
-            self?.take(.session(event, key))
+            guard let self, contents.withLock({ $0.generations[key] == generation }) else { return }
+            if case .closed = event { contents.withLock { _ = $0.channels[key]?.removeValue(forKey: id) } }
+            take(.session(event, key))
         }
     }
 
-    private func open(_ channel: any Channel, _ key: PeerKey, _ id: ConnectionID) {
+    private func open(_ channel: any Channel, _ key: PeerKey, _ id: ConnectionID, _ generation: Int?) {
         let isWanted = contents.withLock { contents in
-            guard contents.router.peers[key] != nil, !contents.isStopped else { return false }
+            guard contents.router.peers[key] != nil, contents.generations[key] == generation, !contents.isStopped else {
+                return false
+            }
             contents.channels[key, default: [:]][id] = channel
             return true
         }
@@ -272,11 +309,12 @@ final class Speaker: Sendable {
         guard let address = channel.remoteAddress?.address, let (key, id, transport) = place(address) else {
             return channel.close()
         }
+        let generation = contents.withLock { $0.generations[key] }
         return PeerSocket.prepare(channel, for: address, Transport(port: 0, hops: transport.hops)).flatMapThrowing {
             [self] in
-            try channel.pipeline.syncOperations.addHandler(self.handler(key, id))
+            try channel.pipeline.syncOperations.addHandler(self.handler(key, id, generation))
             // Once it is active.
-            channel.eventLoop.execute { self.open(channel, key, id) }
+            channel.eventLoop.execute { self.open(channel, key, id, generation) }
         }
     }
 

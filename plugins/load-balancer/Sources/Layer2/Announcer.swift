@@ -12,7 +12,6 @@ final class Announcer: Sendable {
     }
 
     private struct Shared {
-        var wanted: Set<String> = []
         var interfaces: [String: AnsweringLink] = [:]
         var owned: Set<IPAddress> = []
         /// When an address is to be told of again.
@@ -38,31 +37,33 @@ final class Announcer: Sendable {
     var interfaces: [String] { shared.withLock { $0.interfaces.keys.sorted() } }
 
     /// Answers on these links, as the kernel has them now.
-    func use(_ names: Set<String>) {
-        var found: [Link] = []
-        var fault: String?
-        do {
-            found = try NetlinkSocket().links().filter { names.contains($0.name) && $0.isUp }
-        } catch { fault = "\(error)" }
+    /// - Throws: where the kernel's links cannot be read; then all is as it was.
+    func use(_ names: Set<String>) throws {
+        let found = try NetlinkSocket().links().filter { names.contains($0.name) && $0.isUp }
         shared.withLock { shared in
-            shared.wanted = names
             for (name, interface) in shared.interfaces where !found.contains(where: { interface.isOn($0) }) {
                 shared.interfaces[name] = nil
             }
+            shared.fault = nil
             for link in found where shared.interfaces[link.name] == nil {
                 do {
                     shared.interfaces[link.name] = try AnsweringLink(link)
-                    shared.interfaces[link.name]?.join(shared.owned)
                     Self.plan(shared.owned, &shared)
-                } catch { fault = "\(link.name): \(error)" }
+                } catch { shared.fault = "\(link.name): \(error)" }
             }
+            Self.join(&shared)
             let missing = names.subtracting(shared.interfaces.keys).sorted()
-            if fault == nil, !missing.isEmpty {
-                fault = "no interface \(missing.joined(separator: ", ")) that is up"
+            if shared.fault == nil, !missing.isEmpty {
+                shared.fault = "no interface \(missing.joined(separator: ", ")) that is up"
             }
-            shared.fault = fault
         }
         startOrWake()
+    }
+
+    private static func join(_ shared: inout Shared) {
+        for name in shared.interfaces.keys where shared.interfaces[name]?.join(shared.owned) == false {
+            shared.fault = "\(name): some groups of IPv6 cannot be joined, see net.core.optmem_max"
+        }
     }
 
     /// Answers for these addresses.
@@ -72,7 +73,7 @@ final class Announcer: Sendable {
             guard again || shared.owned != addresses else { return false }
             Self.plan(again ? addresses : addresses.subtracting(shared.owned), &shared)
             shared.owned = addresses
-            for name in shared.interfaces.keys { shared.interfaces[name]?.join(addresses) }
+            Self.join(&shared)
             return true
         }
         if isNews { startOrWake() }

@@ -70,17 +70,19 @@ extension AnsweringLink {
     }
 
     /// Hears what is asked about these addresses of IPv6.
-    mutating func join(_ addresses: Set<IPAddress>) {
+    /// - Returns: whether it hears of all of them.
+    mutating func join(_ addresses: Set<IPAddress>) -> Bool {
         let wanted = Set(addresses.filter { $0.family == .v6 }.map(LinkFrames.solicitedNode))
         for group in wanted.symmetricDifference(joined) {
             var request = ipv6_mreq()
             withUnsafeMutableBytes(of: &request.ipv6mr_multiaddr) { $0.copyBytes(from: group.bytes) }
             request.ipv6mr_interface = UInt32(link.index)
-            setsockopt(
-                groups.number, Int32(IPPROTO_IPV6), wanted.contains(group) ? IPV6_JOIN_GROUP : IPV6_LEAVE_GROUP,
-                &request,
+            let isWanted = wanted.contains(group)
+            let status = setsockopt(
+                groups.number, Int32(IPPROTO_IPV6), isWanted ? IPV6_JOIN_GROUP : IPV6_LEAVE_GROUP, &request,
                 socklen_t(MemoryLayout<ipv6_mreq>.size))
+            if !isWanted { joined.remove(group) } else if status == 0 { joined.insert(group) }
         }
-        joined = wanted
+        return joined == wanted
     }
 }

@@ -9,6 +9,8 @@ final class Layer2: Sendable {
     private struct Shared {
         var ownership: Ownership
         var state = ClusterState()
+        /// What changed before this node was known, or since it was last decided.
+        var pending: Set<ObjectKey> = []
         /// Nodes by where they are asked.
         var neighbours: [String: IPAddress] = [:]
         var lives: [String: Ownership.Life] = [:]
@@ -42,18 +44,26 @@ final class Layer2: Sendable {
         shared.withLock { $0.ownership.answers[service] ?? [:] }
     }
 
+    /// What is known of the other nodes.
+    var neighbours: [(node: String, known: String)] {
+        shared.withLock(\.neighbours).sorted { $0.key < $1.key }.map { name, address in
+            (name, liveness.neighbour(address).map { "\($0.liveness): \($0.reason)" } ?? "not watched")
+        }
+    }
+
     func follow(_ keys: Set<ObjectKey>, in state: ClusterState) {
         if keys.contains(.local) || keys.contains(where: { $0.kind == .node }) {
             watchNodes(state)
-            useInterfaces(state)
+            // What fails here is tried again as the reconciler reads.
+            try? useInterfaces(state)
         }
         decide(keys.filter { $0.kind == .service || $0.kind == .node || $0 == .local }, in: state)
     }
 
     /// Links came or went.
-    func useInterfaces(_ state: ClusterState? = nil) {
+    func useInterfaces(_ state: ClusterState? = nil) throws {
         guard let local = (state ?? shared.withLock(\.state)).local else { return }
-        announcer.use(
+        try announcer.use(
             Set(settings.interfaces.isEmpty ? local.uplinks.values.map(\.link) : settings.interfaces))
     }
 
@@ -95,27 +105,30 @@ final class Layer2: Sendable {
     /// - Parameter state: `nil`: as before; only what is known of nodes may have changed.
     private func decide(_ keys: Set<ObjectKey>, in state: ClusterState?) {
         let now = liveness.now
-        let answer = shared.withLock { shared -> (Set<IPAddress>, again: Bool)? in
+        shared.withLock { shared in
             if let state { shared.state = state }
-            guard let own = shared.state.local?.name, state == nil || !keys.isEmpty else { return nil }
+            shared.pending.formUnion(keys)
+            guard let own = shared.state.local?.name else { return }
             var lives: [String: Ownership.Life] = [:]
             for (name, address) in shared.neighbours { lives[name] = life(address, now) }
             let isChanged = lives != shared.lives
+            guard isChanged || !shared.pending.isEmpty || shared.patience != nil else { return }
             // Who came back may have answered for ours meanwhile.
             let isBack = lives.contains { $0.value == .alive && shared.lives[$0.key] != .alive }
             shared.lives = lives
-            shared.ownership.follow(
-                isChanged || keys.contains(.local) ? keys.union([.local, .node(own)]) : keys, in: shared.state, own: own
-            ) {
+            var keys = shared.pending
+            shared.pending = []
+            if isChanged || keys.contains(.local) { keys.insert(.node(own)) }
+            shared.ownership.follow(keys, in: shared.state, own: own) {
                 lives[$0.key.name] ?? .away("it has no address")
             }
             if let until = shared.patience {
-                guard until <= .now || lives.values.allSatisfy({ $0 == .alive }) else { return nil }
+                guard until <= .now || lives.values.allSatisfy({ $0 == .alive }) else { return }
                 shared.patience = nil
             }
-            return (shared.ownership.owned(by: own), isBack)
+            // Within the lock: what is known later is answered for later.
+            announcer.answer(for: shared.ownership.owned(by: own), again: isBack)
         }
-        if let answer { announcer.answer(for: answer.0, again: answer.again) }
     }
 
     private func life(_ address: IPAddress, _ now: Duration) -> Ownership.Life {

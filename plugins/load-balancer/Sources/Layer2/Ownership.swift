@@ -41,7 +41,7 @@ struct Ownership {
     }
 
     /// Decides anew what the change concerns.
-    /// - Parameter life: of the other nodes; it may have changed where `keys` has nodes, or is empty.
+    /// - Parameter life: of the other nodes; it may have changed where `keys` has nodes.
     mutating func follow(
         _ keys: Set<ObjectKey>, in state: ClusterState, own node: String, life: (Node) -> Life
     ) {
@@ -51,7 +51,7 @@ struct Ownership {
             if isOurs { services.insert(key) } else { services.remove(key) }
             if !isOurs { answers[key] = nil }
         }
-        if keys.isEmpty || keys.contains(where: { $0.kind == .node }) { changed.formUnion(services) }
+        if keys.contains(where: { $0.kind == .node }) { changed.formUnion(services) }
         guard !changed.isEmpty else { return }
         var lives: [String: Life] = [:]
         for member in state.nodes.values where nodeMatcher.matches(member.metadata.labels ?? [:]) {
