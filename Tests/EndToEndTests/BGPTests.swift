@@ -354,6 +354,37 @@ import Testing
         }
     }
 
+    /// Bytes that are no BGP, again and again: told, tried less and less often, and of no concern to other sessions.
+    @Test func garbageDisturbsNobody() throws {
+        let plugin = Self.bgp(TopOfRack.Options(), ["holdSeconds": 9], ["mesh": [:]])
+        try withPlayground(nodes: 2, ["plugins": ["routed": [:], "bgp": plugin]]) { playground in
+            let listener = try playground.namespace("lan").run { () throws -> SharedDescriptor in
+                let socket = try Sockets.open(.v4, SOCK_STREAM, milliseconds: 200)
+                Sockets.set(socket.number, Int(SOL_SOCKET), SO_REUSEADDR, 1)
+                try Sockets.with(.v4(0), port: 179) { name, length in
+                    _ = try syscall("bind") { bind(socket.number, name, length) }
+                }
+                try syscall("listen") { listen(socket.number, 16) }
+                return SharedDescriptor(socket)
+            }
+            let count = Atomic(0)
+            let deadline = ContinuousClock.now + .seconds(12)
+            while ContinuousClock.now < deadline {
+                guard let connection = Descriptor.accepted(from: listener.number) else { continue }
+                count.add(1, ordering: .relaxed)
+                try? Sockets.sendAll(connection.number, (0..<200).map { _ in UInt8.random(in: 0...254) })
+                usleep(50_000)
+            }
+            let peers = try Self.peers("node1", playground)
+            let garbage = try #require(peers.first { $0["peer"]?.string == "192.168.77.1" })
+            #expect(garbage["lastDown"]?.string?.contains("synchronized") == true, "\(garbage)")
+            let other = try #require(peers.first { $0["peer"]?.string == "192.168.77.12" })
+            #expect(other["state"] == "Established" && other["flaps"] == 0, "\(other)")
+            // Two nodes: at 0, 1, 3 and 7 seconds each, or a little sooner.
+            #expect((4...12).contains(count.load(ordering: .relaxed)), "\(count.load(ordering: .relaxed)) connections")
+        }
+    }
+
     private final class Outcome: Sendable {
         private let held = Mutex<String?>(nil)
         var text: String? { held.withLock { $0 } }
