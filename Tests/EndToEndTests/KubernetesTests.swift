@@ -109,6 +109,18 @@ import Testing
                     in: playground.namespace("node1-a"))
                 #expect(answer == "\(PlaygroundServer.serviceAddress)\n")
             }
+            if plugins["loadBalancer"] != nil {
+                let spec: JSONValue = ["type": "LoadBalancer", "clusterIP": "10.96.9.9", "ports": [["port": 80]]]
+                try server.double.put([
+                    "apiVersion": "v1", "kind": "Service", "metadata": ["name": "balanced", "namespace": "default"],
+                    "spec": spec,
+                ])
+                // An address, an event about it, and the Lease renewed.
+                try eventually(within: 15) {
+                    server.double.objects(.events).contains { $0["reason"] == "IPAllocated" }
+                        && server.double.requests.contains { $0.verb == "update" && $0.resource == "leases" }
+                }
+            }
             let asked = server.double.requests.map {
                 DeployFiles.Permission(
                     verb: $0.verb, group: $0.apiGroup,

@@ -154,7 +154,9 @@ struct APISection {
     /// - Returns: milliseconds from each write to the state.
     private func delay(_ playground: Playground, _ server: PlaygroundServer) throws -> [Double] {
         let store = StateStore()
-        var settings: [String: JSONValue] = ["servers": [], "snapshotSeconds": 60]
+        var settings: [String: JSONValue] = [
+            "servers": [], "snapshotSeconds": 60, "leaseNamespace": "kube-system", "leaseSeconds": 15,
+        ]
         settings["kubeconfig"] = .string("\(playground.directory)/kubeconfig")
         let local = KubernetesSource.LocalView(nodeName: "another", annotations: { _ in [:] }, isUp: { false })
         let needs = ClusterNeeds(ObjectKey.clusterKinds, podsOfOtherNodes: true)
