@@ -1,6 +1,7 @@
 import CMnl
 import FoundationEssentials
 import Glibc
+import KnetCore
 
 /// A mount as this process sees it: /proc/self/mountinfo, proc_pid_mountinfo(5).
 public struct Mount: Equatable, Sendable {
@@ -12,8 +13,8 @@ public struct Mount: Equatable, Sendable {
 
     /// All of them, in the order in which they were made.
     public static func all() -> [Mount] {
-        // Files of /proc have no size.
-        parse((try? String(contentsOfFile: "/proc/self/mountinfo", encoding: .utf8)) ?? "")
+        // Files of /proc have no size, and are read a page at a time.
+        parse((try? contents(ofFile: "/proc/self/mountinfo")).map { String(decoding: $0, as: UTF8.self) } ?? "")
     }
 
     static func parse(_ text: String) -> [Mount] {
