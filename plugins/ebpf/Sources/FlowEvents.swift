@@ -157,7 +157,9 @@ extension knet_event {
         kind = KNET_EVENT_ENDED.rawValue
         transport = connection.transport
         (ends, ports) = (turned(connection.ends), turned(connection.ports))
-        (links, packets, bytes) = (turned(flow.links), turned(flow.packets), turned(flow.bytes))
+        (links, packets, bytes) = (
+            turned((flow.pods.0.link, flow.pods.1.link)), turned(flow.packets), turned(flow.bytes)
+        )
     }
 
     fileprivate init(ending way: knet_connection, _ translation: knet_translation, _ answer: knet_translation?) {

@@ -38,12 +38,14 @@ enum MapForm {
 
     // MARK: Connections
 
-    static func settings(_ settings: PathSettings) -> [UInt8] {
+    /// - Parameter generation: of the endpoints.
+    static func settings(_ settings: PathSettings, generation: UInt32) -> [UInt8] {
         [settings.isPoliced, settings.isTold, settings.isBalanced, settings.isDirect].flatMap { number($0 ? 1 : 0) }
             + IPFamily.allCases.flatMap { settings.own[$0].map(address) ?? [UInt8](repeating: 0, count: 16) }
+            + number(generation)
     }
 
-    static func settings(_ bytes: [UInt8]) -> PathSettings? {
+    static func settings(_ bytes: [UInt8]) -> (PathSettings, generation: UInt32)? {
         guard bytes.count == MemoryLayout<knet_settings>.size else { return nil }
         func isSet(_ index: Int) -> Bool { bytes[4 * index..<4 * index + 4].contains { $0 != 0 } }
         var settings = PathSettings(
@@ -52,7 +54,7 @@ enum MapForm {
             let own = bytes[16 + 16 * index..<32 + 16 * index]
             if own.contains(where: { $0 != 0 }) { settings.own[family] = address(own) }
         }
-        return settings
+        return (settings, read(bytes[48...], UInt32.self))
     }
 
     static func question(_ question: VerdictExchange.Question) -> [UInt8] {

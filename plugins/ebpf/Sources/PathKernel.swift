@@ -26,13 +26,15 @@ public final class PathKernel: Sendable {
             // The programs call functions of it, which a kernel without it does not have.
             try? Conntrack.load()
             let kept = Self.mapsAtWork(try pool.with { try $0.links() }, hooks)
-            object = try Loaded(
+            let loaded = try Loaded(
                 "path.o", Embedded.path,
                 sizes: [
                     .endpoints: settings.endpoints, .nodes: settings.nodes, .flows: settings.flows,
                     .verdicts: settings.verdicts, .outside: settings.frontends, .tables: settings.slots,
                     .translations: settings.translations,
                 ], kept: kept)
+            if Self.settings(loaded).generation == 0 { try Self.set(nil, loaded) }
+            object = loaded
             refusal = nil
         } catch {
             object = nil
@@ -83,8 +85,20 @@ public final class PathKernel: Sendable {
 
     /// What is zero is as if it were not there.
     private func settings(_ object: Loaded) -> [PathEntry] {
-        let held = object.maps[.settings]?.value([0, 0, 0, 0]).flatMap(MapForm.settings)
-        return held.map { $0 == PathSettings() ? [] : [.settings($0)] } ?? []
+        let (held, _) = Self.settings(object)
+        return held == PathSettings() ? [] : [.settings(held)]
+    }
+
+    private static func settings(_ object: Loaded) -> (PathSettings, generation: UInt32) {
+        object.maps[.settings]?.value([0, 0, 0, 0]).flatMap(MapForm.settings) ?? (PathSettings(), 0)
+    }
+
+    /// - Parameter isNext: whether an endpoint has become another or has gone: what connections know of their pods holds no more.
+    private static func set(_ settings: PathSettings?, _ object: Loaded, isNext: Bool = false) throws {
+        let (held, generation) = Self.settings(object)
+        // 0 is for programs that nobody tells.
+        let next = max(1, isNext ? generation &+ 1 : generation)
+        try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(settings ?? held, generation: next))
     }
 
     private func endpoints(_ object: Loaded, _ names: [Int32: String]) -> [PathEntry] {
@@ -132,11 +146,15 @@ public final class PathKernel: Sendable {
     /// - Parameter patience: how often a device is looked for.
     private func add(_ entry: PathEntry, _ object: Loaded, patience: Int = 1) throws {
         switch entry {
-        case .settings(let settings): try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(settings))
+        case .settings(let settings): try Self.set(settings, object)
         case .endpoint(let address, let link, let podMAC, let hostMAC):
             let index = try NetlinkSocket.index(of: link)
-            try object.maps[.endpoints]?.set(
-                MapForm.address(address), MapForm.endpoint(link: index, podMAC: podMAC, hostMAC: hostMAC))
+            let (key, value) = (
+                MapForm.address(address), MapForm.endpoint(link: index, podMAC: podMAC, hostMAC: hostMAC)
+            )
+            let old = object.maps[.endpoints]?.value(key)
+            try object.maps[.endpoints]?.set(key, value)
+            if let old, old != value { try Self.set(nil, object, isNext: true) }
         case .node(let range):
             try object.maps[.nodes]?.set(MapForm.range(range), [0, 0, 0, 0])
         case .program(let role, let link, _):
@@ -159,13 +177,17 @@ public final class PathKernel: Sendable {
 
     private func remove(_ entry: PathEntry, _ object: Loaded) throws {
         switch entry {
-        case .settings: try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(PathSettings()))
-        case .endpoint(let address, _, _, _): try object.maps[.endpoints]?.remove(MapForm.address(address))
+        case .settings: try Self.set(PathSettings(), object)
+        case .endpoint(let address, _, _, _):
+            try object.maps[.endpoints]?.remove(MapForm.address(address))
+            try Self.set(nil, object, isNext: true)
         case .node(let range): try object.maps[.nodes]?.remove(MapForm.range(range))
         case .program(_, let link, _):
             // It goes with its device.
             if let index = try? NetlinkSocket.index(of: link) { try hooks.detach(from: index) }
-        case .unknown(let map, let key): try object.maps[map]?.remove(key)
+        case .unknown(let map, let key):
+            try object.maps[map]?.remove(key)
+            if map == .endpoints { try Self.set(nil, object, isNext: true) }
         }
     }
 

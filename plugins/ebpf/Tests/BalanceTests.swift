@@ -114,7 +114,7 @@ import Testing
                 var settings = PathSettings(isPoliced: policed, isTold: true, isBalanced: true, isDirect: direct)
                 settings.own = [family: stage.own]
                 let maps = bench.object.maps
-                try maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(settings))
+                try maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(settings, generation: 1))
                 let frontends = FrontendMaps(try #require(maps[.outside]), slots: try #require(maps[.tables]))
                 let ends = backends(pods)
                 for transport in [6, 17] as [UInt8] {
@@ -193,7 +193,7 @@ import Testing
             #expect(try stage.run(packet) == nil)
             #expect(try stage.run(stage.packet(Self.syn), .fromNode) == nil, "other nodes have no clients outside")
             let maps = stage.bench.object.maps
-            try maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(PathSettings()))
+            try maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(PathSettings(), generation: 1))
             #expect(try stage.run(stage.packet(Self.syn)) == nil)
         }
     }

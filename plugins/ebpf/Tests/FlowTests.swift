@@ -16,11 +16,16 @@ import Testing
         for family in IPFamily.allCases {
             let pods = try #require(ProgramBench.pods[family])
             try ProgramBench.with { bench in
-                try bench.object.maps[.settings]?.set(
-                    [0, 0, 0, 0], MapForm.settings(PathSettings(isPoliced: true, isTold: true)))
+                try begin(1, bench)
                 try body(bench, TestPacket(source: pods.a, destination: pods.b))
             }
         }
+    }
+
+    private static func begin(_ generation: UInt32, _ bench: ProgramBench) throws {
+        try bench.object.maps[.settings]?.set(
+            [0, 0, 0, 0],
+            MapForm.settings(PathSettings(isPoliced: true, isTold: true), generation: generation))
     }
 
     /// Whether it goes past the stack.
@@ -127,6 +132,46 @@ import Testing
         }
     }
 
+    /// Streams look for their pods again when told to, and only then.
+    @Test func streamsKnowTheirPodsUntilTheseChange() throws {
+        try Self.withPolicies { bench, packet in
+            let (open, data) = (packet.with(flags: Self.syn), packet.with(flags: Self.ack))
+            try Self.answer(open, KNET_ADMITTED, bench)
+            for sent in [open, data, data, open.answer.with(flags: Self.ack)] {
+                #expect(try Self.passes(sent, bench))
+            }
+            func addresses() throws -> [UInt8] {
+                Array(try #require(try bench.run(data.bytes)).packet.prefix(12))
+            }
+            let first = ProgramBench.podMAC.bytes + ProgramBench.hostMAC.bytes
+            #expect(try addresses() == first)
+            let (endpoints, key) = (try #require(bench.object.maps[.endpoints]), MapForm.address(packet.destination))
+            let other = MACAddress(number: 0x0200_0000_00C1)
+            try endpoints.set(
+                key, MapForm.endpoint(link: bench.links.b, podMAC: other, hostMAC: ProgramBench.hostMAC))
+            #expect(try addresses() == first)
+            try Self.begin(2, bench)
+            for _ in 0..<2 { #expect(try addresses() == other.bytes + ProgramBench.hostMAC.bytes) }
+
+            // Of the sender as of the receiver; a sender was looked at when the stream began.
+            let answer = open.answer.with(flags: Self.ack)
+            for (number, gone) in [packet.destination, packet.source].enumerated() {
+                let held = try #require(endpoints.value(MapForm.address(gone)))
+                try endpoints.remove(MapForm.address(gone))
+                #expect(try Self.passes(data, bench) && Self.passes(answer, bench))
+                try Self.begin(UInt32(3 + 2 * number), bench)
+                #expect(try Self.passes(data, bench) == (gone == packet.source))
+                #expect(try Self.passes(answer, bench) == (gone == packet.destination))
+                try endpoints.set(MapForm.address(gone), held)
+                try Self.begin(UInt32(4 + 2 * number), bench)
+                #expect(try Self.passes(data, bench) && Self.passes(answer, bench))
+            }
+            // Nothing is known from an end where it is not.
+            let strange = try bench.run(data.bytes, on: bench.links.b)
+            #expect(strange?.verdict != ProgramBench.redirect)
+        }
+    }
+
     @Test func aConnectionThatIsOverIsNoneForTheNext() throws {
         try Self.withPolicies { bench, packet in
             let open = packet.with(flags: Self.syn)
@@ -229,7 +274,7 @@ import Testing
             let (sent, answered) = isSecond ? (flow.packets.1, flow.packets.0) : (flow.packets.0, flow.packets.1)
             #expect(sent == 1 && answered == 3)
             #expect((isSecond ? flow.bytes.0 : flow.bytes.1) == UInt64(3 * open.bytes.count))
-            #expect((isSecond ? flow.links.1 : flow.links.0) == UInt32(bench.links.a))
+            #expect((isSecond ? flow.pods.1.link : flow.pods.0.link) == UInt32(bench.links.a))
         }
     }
 }

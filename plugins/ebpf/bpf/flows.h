@@ -78,6 +78,9 @@ struct passage {
     __u32 to;
     // Whether the policies are not to be asked what they did not say yet.
     __u32 is_silent;
+    // As the settings say; of streams alone.
+    __u32 generation;
+    __u32 is_told;
 };
 
 static __always_inline const struct knet_settings *settings(void)
@@ -132,8 +135,8 @@ static __always_inline void tell(__u32 kind, const struct knet_connection *key, 
     event->ends[1] = first ? key->ends[0] : key->ends[1];
     event->ports[0] = first ? key->ports[1] : key->ports[0];
     event->ports[1] = first ? key->ports[0] : key->ports[1];
-    event->links[0] = first ? flow->links[1] : flow->links[0];
-    event->links[1] = first ? flow->links[0] : flow->links[1];
+    event->links[0] = first ? flow->pods[1].link : flow->pods[0].link;
+    event->links[1] = first ? flow->pods[0].link : flow->pods[1].link;
     event->packets[0] = first ? flow->packets[1] : flow->packets[0];
     event->packets[1] = first ? flow->packets[0] : flow->packets[1];
     event->bytes[0] = first ? flow->bytes[1] : flow->bytes[0];
@@ -146,13 +149,20 @@ static __always_inline int is_over(const struct knet_flow *flow)
     return flow->ended & KNET_RESET || (flow->ended & KNET_ENDED_BOTH) == KNET_ENDED_BOTH;
 }
 
+static __always_inline int has_ends(const struct knet_flow *flow, const struct passage *passage)
+{
+    __u32 sender = passage->sender & 1;
+
+    return flow->pods[sender].link == passage->from && flow->pods[!sender].link == passage->to;
+}
+
 // Whether what is known of the connection holds for this packet.
 static __always_inline int goes_on(const struct knet_flow *flow, const struct passage *passage)
 {
     const struct segment *segment = &passage->segment;
     __u32 sender = passage->sender & 1;
 
-    if (flow->links[sender] != passage->from || flow->links[!sender] != passage->to)
+    if (!has_ends(flow, passage))
         return 0;
     if (passage->key.transport == IPPROTO_TCP) {
         if (segment->is_error || !(segment->flags & TCP_SYN))
@@ -231,9 +241,10 @@ static __always_inline __u32 begin(struct __sk_buff *skb, const struct passage *
 {
     __u32 second = passage->sender;
     struct knet_flow flow = { .began = bpf_ktime_get_coarse_ns(),
-                              .links = { second ? passage->to : passage->from, second ? passage->from : passage->to },
                               .packets = { !second, second },
                               .bytes = { second ? 0 : skb->len, second ? skb->len : 0 },
+                              .pods = { { .link = second ? passage->to : passage->from },
+                                        { .link = second ? passage->from : passage->to } },
                               .beginner = beginner };
 
     flow.seen = flow.began;
@@ -275,21 +286,40 @@ static __always_inline __u32 find_passage(struct __sk_buff *skb, const struct pa
     return 0;
 }
 
-// Most packets: of a stream under way, which was admitted with these two ends. Returns whether it is one, and counts it.
-static __always_inline int is_under_way(struct __sk_buff *skb, const struct passage *passage)
+// Most packets: of a stream that is under way; NULL for others. Notes the generation before any endpoint is looked up.
+static __always_inline struct knet_flow *find_stream(struct passage *passage)
 {
-    const struct knet_settings *wanted;
-    __u32 sender = passage->sender & 1;
-    struct knet_flow *flow;
+    const struct knet_settings *wanted = settings();
 
-    if (passage->key.transport != IPPROTO_TCP || passage->segment.is_error || passage->segment.flags & TCP_SYN)
-        return 0;
-    flow = bpf_map_lookup_elem(&knet_flows, &passage->key);
-    wanted = settings();
-    if (!flow || !wanted || flow->links[sender] != passage->from || flow->links[!sender] != passage->to)
-        return 0;
-    note(skb, flow, passage, wanted->told);
-    return 1;
+    if (!wanted || passage->key.transport != IPPROTO_TCP || passage->segment.is_error || passage->segment.flags & TCP_SYN)
+        return NULL;
+    passage->generation = wanted->generation;
+    passage->is_told = wanted->told;
+    return bpf_map_lookup_elem(&knet_flows, &passage->key);
+}
+
+// Where a pod's stream goes to, if that is a pod of this node and known to be where it was.
+static __always_inline const struct knet_endpoint *known_receiver(const struct knet_flow *flow,
+                                                                  const struct passage *passage)
+{
+    __u32 sender = passage->sender & 1;
+
+    return flow->generation && flow->generation == passage->generation && flow->pods[sender].link == passage->from ?
+        &flow->pods[!sender] : NULL;
+}
+
+// So that the next packets need not look for their pods.
+static __always_inline void remember_pods(struct knet_flow *flow, const struct packet *packet,
+                                          const struct passage *passage, const struct knet_endpoint *receiver)
+{
+    const struct knet_endpoint *source = bpf_map_lookup_elem(&knet_endpoints, &packet->source);
+    __u32 sender = passage->sender & 1;
+
+    if (!source || source->link != passage->from)
+        return;
+    flow->pods[sender] = *source;
+    flow->pods[!sender] = *receiver;
+    flow->generation = passage->generation;
 }
 
 // Returns 0 where a packet between pods goes past the stack, or why it is the stack's.

@@ -26,6 +26,7 @@ int knet_from_pod(struct __sk_buff *skb)
 {
     const struct knet_endpoint *source, *endpoint;
     struct scratch *work = scratch();
+    struct knet_flow *stream;
     struct passage *passage;
     struct packet packet;
     __u32 reason = parse(skb, &packet);
@@ -41,12 +42,21 @@ int knet_from_pod(struct __sk_buff *skb)
     // A pod speaks for itself.
     if (!reason && passage->segment.is_error && __builtin_memcmp(&passage->segment.about, &packet.source, 16))
         reason = KNET_STACK_TRACKED;
+    // Whose source it is was looked at when the stream began.
+    stream = reason ? NULL : find_stream(passage);
+    endpoint = stream ? known_receiver(stream, passage) : NULL;
+    if (endpoint && !is_in_trouble(skb, &packet, endpoint)) {
+        note(skb, stream, passage, passage->is_told);
+        return to_pod(skb, &packet, endpoint, KNET_TO_POD);
+    }
     endpoint = bpf_map_lookup_elem(&knet_endpoints, &packet.destination);
     if (endpoint)
         passage->to = endpoint->link;
-    // Whose source it is was looked at when the stream began.
-    if (!reason && endpoint && !is_in_trouble(skb, &packet, endpoint) && is_under_way(skb, passage))
+    if (stream && endpoint && has_ends(stream, passage) && !is_in_trouble(skb, &packet, endpoint)) {
+        remember_pods(stream, &packet, passage, endpoint);
+        note(skb, stream, passage, passage->is_told);
         return to_pod(skb, &packet, endpoint, KNET_TO_POD);
+    }
     source = bpf_map_lookup_elem(&knet_endpoints, &packet.source);
     if (!source || source->link != skb->ingress_ifindex)
         return count(skb, KNET_STACK_SOURCE);

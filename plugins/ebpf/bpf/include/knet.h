@@ -71,6 +71,8 @@ struct knet_settings {
     __u32 direct;
     // What this node asks other nodes' pods from, of IPv4 and IPv6: addresses that no pod has. Zero where there is none.
     struct knet_address own[2];
+    // Another one whenever an endpoint has become another or has gone. 0: nobody says so.
+    __u32 generation;
 };
 
 // A connection. Its lesser end is the first one: so both ways find it; of one way the sender is.
@@ -93,11 +95,14 @@ struct knet_flow {
     // What either end sent.
     __u64 packets[2];
     __u64 bytes[2];
-    // Of pods of this node: the node's ends of their links, which are never another's; else 0.
-    __u32 links[2];
+    // Of pods of this node the node's ends of their links, which are never another's; else 0. Their MAC addresses are those of
+    // knet_endpoints in the given generation: most packets need not look there. 0: of none.
+    struct knet_endpoint pods[2];
+    __u32 generation;
     // Which end began it.
     __u32 beginner;
     __u32 ended;
+    __u32 padding;
 };
 
 // For so many nanoseconds connections without an end of their own are remembered: as the stack's conntrack does.
@@ -243,9 +248,9 @@ _Static_assert(sizeof(struct knet_address) == 16, "key of knet_endpoints");
 _Static_assert(sizeof(struct knet_endpoint) == 16, "value of knet_endpoints");
 _Static_assert(sizeof(struct knet_prefix) == 20, "key of knet_nodes");
 _Static_assert(sizeof(struct knet_counter) == 16, "value of knet_counters");
-_Static_assert(sizeof(struct knet_settings) == 48, "value of knet_settings");
+_Static_assert(sizeof(struct knet_settings) == 52, "value of knet_settings");
 _Static_assert(sizeof(struct knet_connection) == 40, "key of knet_flows");
-_Static_assert(sizeof(struct knet_flow) == 64, "value of knet_flows");
+_Static_assert(sizeof(struct knet_flow) == 96, "value of knet_flows");
 _Static_assert(sizeof(struct knet_translation) == 80, "value of knet_translated");
 _Static_assert(sizeof(struct knet_service) == 8, "value of knet_outside");
 _Static_assert(sizeof(struct knet_question) == 36, "key of knet_verdicts");
