@@ -326,9 +326,11 @@ import Testing
             try eventually(within: 10) { try mesh() }
             // A wrong password is silence.
             try eventually(within: 25) { try reason().contains("no answer") }
-            // A wrong AS is told by the one who sees it.
+            // The right one is taken up as soon as it is there.
             let file = "\(playground.directory)/password"
             try Data("right\n".utf8).write(to: URL(fileURLWithPath: file))
+            try eventually(within: 20) { try !router.gateways("10.42.1.0/24").isEmpty }
+            // A wrong AS is told by the one who sees it.
             try configure(
                 "node1",
                 [

@@ -21,7 +21,7 @@ public final class BGP: Plugin, PluginService {
         var state = ClusterState()
         var speaker: Speaker?
         var isListening = false
-        var passwordFaults: [String] = []
+        var passwords = Passwords()
         /// Neighbours that BFD had up.
         var alive: Set<IPAddress> = []
         var cut: Set<IPAddress> = []
@@ -42,11 +42,11 @@ public final class BGP: Plugin, PluginService {
     private let isRestarting: Bool
     private let started = ContinuousClock.now
     private let shared: Mutex<Shared>
+    /// The cluster changes and passwords do: what is arranged last is the latest.
+    private let arranging = Mutex(())
 
-    /// So long the routes of an earlier process wait to be told again, where peers do not say that they have told all.
+    /// So long routes wait to be told again after a restart, where peers do not say that they have told all.
     private static let patience = Duration.seconds(120)
-    /// So long a peer without graceful restart has for telling its routes.
-    private static let settling = Duration.seconds(10)
 
     /// - Parameter runDirectory: has a mark of processes of this boot.
     public init(
@@ -81,7 +81,7 @@ public final class BGP: Plugin, PluginService {
         guard state.local != nil, state.isUsable(Self.needs.kinds) else { return [] }
         let speaker = speaker(state)
         if isChanged || keys.contains(.local) { speaker?.tell(locals) }
-        if keys.contains(where: { $0.kind == .node || $0 == .local }) { arrange(state) }
+        if keys.contains(where: { $0.kind == .node || $0 == .local }) { arrange() }
         return []
     }
 
@@ -119,7 +119,7 @@ public final class BGP: Plugin, PluginService {
         }
         if isNew {
             speaker.tell(locals)
-            arrange(state)
+            arrange()
         }
         return speaker
     }
@@ -137,28 +137,23 @@ public final class BGP: Plugin, PluginService {
     }
 
     /// Has the sessions that the cluster and the configuration ask for.
-    private func arrange(_ state: ClusterState) {
-        guard let local = state.local, let speaker = shared.withLock(\.speaker) else { return }
-        speaker.reflect(isReflector(local, state))
-        var (passwords, faults): ([String: String], [String]) = ([:], [])
-        for file in Set(
-            configured.peers.compactMap(\.passwordFile) + [configured.mesh?.passwordFile].compactMap(\.self))
-        {
-            do {
-                let text = String(decoding: try contents(ofFile: file), as: UTF8.self)
-                let password = text.split(whereSeparator: \.isNewline).first.map { String($0) }
-                passwords[file] = password
-                if password == nil { faults.append("the password in \(file) is empty") }
-            } catch { faults.append("the password in \(file) cannot be read: \(error)") }
+    private func arrange() {
+        let live = arranging.withLock { _ -> [IPAddress: Settings.Liveness]? in
+            let (state, speaker) = shared.withLock { ($0.state, $0.speaker) }
+            guard let local = state.local, let speaker else { return nil }
+            speaker.reflect(isReflector(local, state))
+            let passwords = Passwords(
+                files: Set((configured.peers.map(\.passwordFile) + [configured.mesh?.passwordFile]).compactMap(\.self)))
+            let peers = Peers(settings: configured, network: network, passwords: passwords.texts)
+            guard let wanted = peers.wanted(in: state, identifier: identifier(local)) else { return nil }
+            speaker.have(wanted.peers, wanted.ranges)
+            shared.withLock {
+                $0.passwords = passwords
+                $0.watched = Set(wanted.live.keys)
+            }
+            return wanted.live
         }
-        let peers = Peers(settings: configured, network: network, passwords: passwords)
-        guard let wanted = peers.wanted(in: state, identifier: identifier(local)) else { return }
-        speaker.have(wanted.peers, wanted.ranges)
-        shared.withLock {
-            $0.passwordFaults = faults
-            $0.watched = Set(wanted.live.keys)
-        }
-        watch(wanted.live)
+        if let live { watch(live) }
     }
 
     private func watch(_ live: [IPAddress: Settings.Liveness]) {
@@ -201,31 +196,29 @@ public final class BGP: Plugin, PluginService {
                     return !shared.isListening && configured.port != 0
                 }
                 if mustListen { await speaker.listen(configured.port) }
-                releaseRoutes(speaker)
+                finishRestart(speaker)
+                if !shared.withLock(\.passwords.areCurrent) { arrange() }
             }
             try? await Task.sleep(for: .milliseconds(250))
         }
         await shared.withLock(\.speaker)?.stop()
     }
 
-    /// Once all peers have told all. Those that keep no routes for others need not say so.
-    private func releaseRoutes(_ speaker: Speaker) {
-        guard routes.isHeld, speaker.isArranged else { return }
+    /// Once peers have told all.
+    private func finishRestart(_ speaker: Speaker) {
+        guard speaker.isArranged else { return }
         let (router, now) = (speaker.router, speaker.now)
+        guard routes.isHeld || router.isDeferring else { return }
+        let isOver = ContinuousClock.now - started > Self.patience
         // Who may come by a range is not known.
-        let isTold =
-            !speaker.hasRanges
-            && router.peers.values.allSatisfy { peer in
-                guard let negotiated = peer.established?.negotiated else { return false }
-                return negotiated.context.families.isSubset(of: peer.toldAll)
-                    || (negotiated.keptByPeer.isEmpty && now - peer.session.since > Self.settling)
-            }
-        if isTold || ContinuousClock.now - started > Self.patience { routes.release() }
+        let mayKnow = !speaker.hasRanges
+        if isOver || mayKnow && router.mayEndDeferral(now: now) { speaker.endDeferral() }
+        if routes.isHeld, isOver || mayKnow && router.hasHeardAll(now: now) { routes.release() }
     }
 
     public var faults: [String] {
-        let (speaker, passwords) = shared.withLock { ($0.speaker, $0.passwordFaults) }
-        var faults = passwords + [speaker?.fault].compactMap(\.self)
+        let (speaker, passwords) = shared.withLock { ($0.speaker, $0.passwords) }
+        var faults = passwords.faults + [speaker?.fault].compactMap(\.self)
         if !configured.peers.allSatisfy({ $0.bfd == nil }) || configured.mesh?.bfd != nil {
             faults += [liveness.fault].compactMap(\.self)
         }

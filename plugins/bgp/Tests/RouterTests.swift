@@ -197,6 +197,37 @@ import Testing
         #expect(world.installed[5][Self.range(6)] == [World.address(6)])
     }
 
+    private static func endsOfRIB(_ actions: [RouterAction]) -> [PeerKey] {
+        let ends = IPFamily.allCases.map { UpdateWriter(context: UpdateContext(isExternal: false)).endOfRIB($0) }
+        return actions.compactMap {
+            if case .send(let key, _, let bytes) = $0, ends.contains(bytes) { key } else { nil }
+        }
+    }
+
+    /// A reflector that restarts lets clients keep what they know of each other until it knows it again.
+    @Test func aRestartedReflectorSaysLastThatAllIsTold() throws {
+        var router = Router(localAS: 64512, identifier: 1, isReflector: true, isRestarting: true)
+        let keys = (0..<3).map { World.key(90 + $0) }
+        let settings = World.settings(64512, 64512, 0, isClient: true)
+        let ends = IPFamily.allCases.map { UpdateWriter(context: UpdateContext(isExternal: false)).endOfRIB($0) }
+        for key in keys { _ = router.add(key, settings, now: .zero, random: 0) }
+        // One that restarts too, and waits as well, is not waited for.
+        _ = Self.established(keys[0], settings, restart: (true, 120), &router)
+        for key in keys[1...] {
+            #expect(!router.mayEndDeferral(now: .zero))
+            let id = Self.established(key, settings, restart: (false, 120), &router)
+            #expect(!router.mayEndDeferral(now: .zero))
+            #expect(Self.endsOfRIB(Self.receive(ends, id, key, &router)).isEmpty)
+        }
+        #expect(router.mayEndDeferral(now: .zero) && !router.hasHeardAll(now: .zero))
+        #expect(Self.endsOfRIB(router.endDeferral()) == keys.flatMap { [$0, $0] })
+        #expect(router.endDeferral().isEmpty)
+        // Others are told at once.
+        var other = Router(localAS: 64512, identifier: 1, isRestarting: true)
+        _ = other.add(keys[0], settings, now: .zero, random: 0)
+        #expect(!other.isDeferring)
+    }
+
     /// Behind two routers of another AS: both ways are used at once, and one when the other goes.
     @Test func equalWaysShareTheTraffic() {
         var world = World(3) { $0 == 0 ? 64512 : 64600 }
@@ -222,19 +253,18 @@ import Testing
         #expect(world.run(until: world.now + .seconds(600)) { $0.installed[0].count == 1 })
     }
 
-    private static func established(_ key: PeerKey, _ settings: PeerSettings, _ router: inout Router) -> ConnectionID {
+    /// - Parameter restart: what the peer says of graceful restart; `nil`: nothing.
+    private static func established(
+        _ key: PeerKey, _ settings: PeerSettings, restart: (isRestarting: Bool, time: UInt16)? = nil,
+        _ router: inout Router
+    ) -> ConnectionID {
         let id = ConnectionID(side: .incoming, number: 1)
         _ = router.add(key, settings, now: .zero, random: 0)
         _ = router.opened(id, of: key, from: IPAddress.v4(0x0A00_0001), now: .zero, random: 0)
         var peer = SessionSettings(localAS: settings.session.peerAS ?? 0, identifier: 99, peerAS: router.localAS)
-        peer.gracefulRestart = nil
-        for message in [Message.open(peer.open(isRestarting: false)), .keepalive] {
-            var frames = MessageFrames()
-            frames.append(message.bytes)
-            while let frame = try? frames.next() {
-                _ = router.handle(.received(frame, id), from: key, now: .zero, random: 0)
-            }
-        }
+        peer.gracefulRestart = restart.map { .init(time: $0.time) }
+        let open = peer.open(isRestarting: restart?.isRestarting ?? false)
+        _ = receive([Message.open(open).bytes, Message.keepalive.bytes], id, key, &router)
         return id
     }
 

@@ -13,6 +13,8 @@ struct Router: Sendable {
     private(set) var best: [CIDR: [Candidate]] = [:]
     /// Whether routes of an earlier process may still be with the peers.
     private let isRestarting: Bool
+    /// Whether peers are not to take what they were told for all yet: their routes of each other come from here.
+    var isDeferring: Bool
     var actions: [RouterAction] = []
 
     init(localAS: UInt32, identifier: UInt32, isReflector: Bool = false, isRestarting: Bool = false) {
@@ -20,6 +22,7 @@ struct Router: Sendable {
         self.identifier = identifier
         self.isReflector = isReflector
         self.isRestarting = isRestarting
+        isDeferring = isReflector && isRestarting
     }
 
     // MARK: What happens
@@ -72,7 +75,7 @@ struct Router: Sendable {
         return collect { $0.tellAll(Set($0.best.keys)) }
     }
 
-    private mutating func collect(_ body: (inout Router) -> Void) -> [RouterAction] {
+    mutating func collect(_ body: (inout Router) -> Void) -> [RouterAction] {
         actions = []
         defer { actions = [] }
         body(&self)
@@ -106,9 +109,12 @@ struct Router: Sendable {
         peers[key]?.toldAll = []
         actions.append(.up(key))
         tell(key, Set(local.keys).union(best.keys))
-        for family in negotiated.context.families.sorted() {
-            send(key, [UpdateWriter(context: negotiated.context).endOfRIB(family)])
-        }
+        if !isDeferring { sayAllIsTold(key) }
+    }
+
+    mutating func sayAllIsTold(_ key: PeerKey) {
+        guard let context = peers[key]?.established?.negotiated.context else { return }
+        for family in context.families.sorted() { send(key, [UpdateWriter(context: context).endOfRIB(family)]) }
     }
 
     private mutating func end(_ key: PeerKey, _ reason: DownReason, _ kept: Set<IPFamily>) {

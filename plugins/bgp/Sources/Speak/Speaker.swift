@@ -26,6 +26,7 @@ final class Speaker: Sendable {
         case session(SessionEvent, PeerKey)
         case local([CIDR: LocalRoute])
         case reflects(Bool)
+        case allIsTold
     }
 
     private struct Contents {
@@ -106,6 +107,9 @@ final class Speaker: Sendable {
     /// Whether routes of internal peers are passed on.
     func reflect(_ isReflector: Bool) { loop.execute { [self] in take(.reflects(isReflector)) } }
 
+    /// Peers may take what they were told for all.
+    func endDeferral() { loop.execute { [self] in take(.allIsTold) } }
+
     func event(_ event: SessionEvent, _ key: PeerKey) { loop.execute { [self] in take(.session(event, key)) } }
 
     /// Ends all sessions so that peers keep the routes, if they can.
@@ -163,6 +167,7 @@ final class Speaker: Sendable {
             return contents.router.handle(event, from: key, now: now, random: random)
         case .local(let routes): return contents.router.setLocal(routes)
         case .reflects(let isReflector): return contents.router.setReflector(isReflector)
+        case .allIsTold: return contents.router.endDeferral()
         }
     }
 
