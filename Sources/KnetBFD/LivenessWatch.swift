@@ -101,6 +101,9 @@ public final class LivenessWatch: Sendable {
         }
     }
 
+    /// Whether it has ended, and knows of nobody any more.
+    public var isStopped: Bool { shared.withLock { $0.isStopped } }
+
     public func neighbour(_ address: IPAddress) -> Neighbour? { shared.withLock { $0.watched[address]?.told(address) } }
 
     public var neighbours: [Neighbour] {

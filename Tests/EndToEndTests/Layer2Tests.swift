@@ -33,8 +33,7 @@ import Testing
     }
 
     /// Who answers for the address, as each node that is asked has it.
-    private static func owners(_ address: IPAddress, _ nodes: [String], _ playground: Playground) throws -> Set<String>
-    {
+    static func owners(_ address: IPAddress, _ nodes: [String], _ playground: Playground) throws -> Set<String> {
         try nodes.reduce(into: []) { owners, node in
             let text = try knetd(
                 "loadbalancers", "--json", "--config", playground.configurationPath(node),

@@ -106,7 +106,6 @@ final class Daemon: ServiceLifecycle.Service {
         await cancelWhenGracefulShutdown { await self.serve() }
         logger.info("knetd stops; traffic goes on", metadata: ["op": "stop"])
         Systemd.notify("STOPPING=1")
-        liveness.stop()
         server.stop()
         await http.stop()
     }
@@ -141,6 +140,8 @@ final class Daemon: ServiceLifecycle.Service {
             var next: KnetCore.Configuration?
             while next == nil {
                 guard await reloads.next() != nil else {
+                    // Before plugins fall silent: to let go of a lease takes a while.
+                    liveness.stop()
                     task.cancel()
                     await task.value
                     return

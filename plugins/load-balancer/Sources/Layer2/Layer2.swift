@@ -108,7 +108,8 @@ final class Layer2: Sendable {
         shared.withLock { shared in
             if let state { shared.state = state }
             shared.pending.formUnion(keys)
-            guard let own = shared.state.local?.name else { return }
+            // Whoever hears of nobody any more must not take all for dead.
+            guard !liveness.isStopped, let own = shared.state.local?.name else { return }
             var lives: [String: Ownership.Life] = [:]
             for (name, address) in shared.neighbours { lives[name] = life(address, now) }
             let isChanged = lives != shared.lives
