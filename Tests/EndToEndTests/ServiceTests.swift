@@ -142,8 +142,20 @@ import Testing
         }
     }
 
-    @Test func externalAddressesAndLoadBalancersLeadToTheEndpoints() throws {
-        try withServices { stage in
+    /// - Parameter given: whether knetd itself gives load balancers their addresses.
+    @Test(arguments: [("overlay", false), ("overlay", true), ("ebpf", true)])
+    func externalAddressesAndLoadBalancersLeadToTheEndpoints(dataplane: String, given: Bool) throws {
+        let pools = [2, 4].map { number -> JSONValue in
+            let addresses = ["198.51.100.\(number)/32", "2001:db8:5::\(number)/128"].map(JSONValue.string)
+            return ["name": .string("of\(number)"), "addresses": .array(addresses)]
+        }
+        var plugins: [String: JSONValue] = [dataplane: [:], "serviceProxy": [:]]
+        if given { plugins["loadBalancer"] = ["pools": .array(pools)] }
+        // Of nodes with manifests a single one gives addresses.
+        let nodes = given ? 1 : 2
+        try withServices(
+            ["plugins": .object(plugins)], nodes: nodes, servers: [("a", "node1"), ("b", "node\(nodes)")]
+        ) { stage in
             let external: [JSONValue] = ["198.51.100.1", "2001:db8:5::1"]
             let vips: [JSONValue] = [["ip": "198.51.100.2", "ipMode": "VIP"], ["ip": "2001:db8:5::2"]]
             let proxied: [JSONValue] = [
@@ -154,20 +166,29 @@ import Testing
                 stage.playground.outsideAddress(family).map { .string("\(CIDR(host: $0))") }
             }
             let ends = [ServiceStage.End(pod: "a"), .init(pod: "b")]
+            func balancer(
+                _ name: String, _ number: Int, _ ingress: [JSONValue], _ spec: [String: JSONValue] = [:]
+            ) -> JSONValue {
+                Stage.service(
+                    name, number, annotations: given ? ["metallb.io/address-pool": .string("of\(number)")] : [:],
+                    ingress: given ? [] : ingress,
+                    ["type": "LoadBalancer", "ipFamilyPolicy": "RequireDualStack"].merging(spec) { $1 })
+            }
             try stage.put(
                 [
-                    Stage.service("external", 1, ["externalIPs": .array(external)]),
-                    Stage.service("balanced", 2, ingress: vips, ["type": "LoadBalancer"]),
-                    Stage.service("proxied", 3, ingress: proxied, ["type": "LoadBalancer"]),
+                    Stage.service("external", 1, ["externalIPs": .array(external)]), balancer("balanced", 2, vips),
                     Stage.service(
-                        "limited", 4, ingress: limited,
-                        ["type": "LoadBalancer", "loadBalancerSourceRanges": .array(outsideRanges)]),
+                        "proxied", 3, ingress: proxied, ["type": "LoadBalancer", "loadBalancerClass": "another"]),
+                    balancer("limited", 4, limited, ["loadBalancerSourceRanges": .array(outsideRanges)]),
                 ] + stage.slices("external", ends) + stage.slices("balanced", ends) + stage.slices("proxied", ends)
                     + stage.slices("limited", ends))
             try stage.waitFor(4) { $0.server != nil }
             for family in IPFamily.allCases {
                 let ends = Set([try stage.address("a", family), try stage.address("b", family)])
                 let address = { (n: Int) in try stage.ip(family == .v4 ? "198.51.100.\(n)" : "2001:db8:5::\(n)") }
+                for number in [2, 4] {
+                    try eventually(within: 5) { try stage.connect(from: "outside", to: address(number)).server != nil }
+                }
                 for client in ["outside", "c1", "node1", "a"] {
                     for number in [1, 2] {
                         let servers = try stage.servers(from: client, to: address(number))
