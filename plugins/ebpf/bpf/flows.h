@@ -78,9 +78,6 @@ struct passage {
     __u32 to;
     // Whether the policies are not to be asked what they did not say yet.
     __u32 is_silent;
-    // As the settings say; of streams alone.
-    __u32 generation;
-    __u32 is_told;
 };
 
 static __always_inline const struct knet_settings *settings(void)
@@ -177,14 +174,19 @@ static __always_inline int goes_on(const struct knet_flow *flow, const struct pa
            (passage->key.transport == IPPROTO_UDP ? KNET_UDP_LIFETIME : KNET_ECHO_LIFETIME);
 }
 
+// What two processors count at once may be lost: an end sends from one at a time, mostly.
+static __always_inline void note_packet(struct __sk_buff *skb, struct knet_flow *flow, __u32 sender)
+{
+    flow->packets[sender]++;
+    flow->bytes[sender] += skb->len;
+}
+
 static __always_inline void note(struct __sk_buff *skb, struct knet_flow *flow, const struct passage *passage,
                                  __u32 told)
 {
     __u32 sender = passage->sender & 1;
 
-    // What two processors count at once may be lost: an end sends from one at a time, mostly.
-    flow->packets[sender]++;
-    flow->bytes[sender] += skb->len;
+    note_packet(skb, flow, sender);
     // A stream is known to be over by its ends, all else by the time that nothing came: of streams it is not asked for each packet.
     if (passage->key.transport == IPPROTO_TCP) {
         if (!(passage->segment.flags & (TCP_FIN | TCP_RST)))
@@ -284,42 +286,6 @@ static __always_inline __u32 find_passage(struct __sk_buff *skb, const struct pa
     passage->key.ports[0] = passage->sender ? passage->segment.ports[1] : passage->segment.ports[0];
     passage->key.ports[1] = passage->sender ? passage->segment.ports[0] : passage->segment.ports[1];
     return 0;
-}
-
-// Most packets: of a stream that is under way; NULL for others. Notes the generation before any endpoint is looked up.
-static __always_inline struct knet_flow *find_stream(struct passage *passage)
-{
-    const struct knet_settings *wanted = settings();
-
-    if (!wanted || passage->key.transport != IPPROTO_TCP || passage->segment.is_error || passage->segment.flags & TCP_SYN)
-        return NULL;
-    passage->generation = wanted->generation;
-    passage->is_told = wanted->told;
-    return bpf_map_lookup_elem(&knet_flows, &passage->key);
-}
-
-// Where a pod's stream goes to, if that is a pod of this node and known to be where it was.
-static __always_inline const struct knet_endpoint *known_receiver(const struct knet_flow *flow,
-                                                                  const struct passage *passage)
-{
-    __u32 sender = passage->sender & 1;
-
-    return flow->generation && flow->generation == passage->generation && flow->pods[sender].link == passage->from ?
-        &flow->pods[!sender] : NULL;
-}
-
-// So that the next packets need not look for their pods.
-static __always_inline void remember_pods(struct knet_flow *flow, const struct packet *packet,
-                                          const struct passage *passage, const struct knet_endpoint *receiver)
-{
-    const struct knet_endpoint *source = bpf_map_lookup_elem(&knet_endpoints, &packet->source);
-    __u32 sender = passage->sender & 1;
-
-    if (!source || source->link != passage->from)
-        return;
-    flow->pods[sender] = *source;
-    flow->pods[!sender] = *receiver;
-    flow->generation = passage->generation;
 }
 
 // Returns 0 where a packet between pods goes past the stack, or why it is the stack's.

@@ -16,6 +16,7 @@
 
 #include "include/knet.h"
 #include "balance.h"
+#include "streams.h"
 
 // The kernel lends most of its functions to programs under its own license only.
 char knet_license[] SEC("license") = "GPL";
@@ -25,16 +26,28 @@ SEC("tc")
 int knet_from_pod(struct __sk_buff *skb)
 {
     const struct knet_endpoint *source, *endpoint;
-    struct scratch *work = scratch();
-    struct knet_flow *stream;
+    const struct knet_settings *wanted;
+    struct scratch *work;
     struct passage *passage;
     struct packet packet;
-    __u32 reason = parse(skb, &packet);
+    __u32 reason, generation;
+    int verdict = 0;
 
+    if (skb->protocol == bpf_htons(ETH_P_IP))
+        verdict = follow_stream(skb, 0);
+    else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+        verdict = follow_stream(skb, 1);
+    if (verdict)
+        return verdict;
+    work = scratch();
+    wanted = settings();
+    reason = parse(skb, &packet);
     if (reason == KNET_STACK_HEADER)
         leave_fragmented(skb);
-    if (reason || !work)
+    if (reason || !work || !wanted)
         return count(skb, reason);
+    // Before anything is looked up.
+    generation = wanted->generation;
     passage = &work->passage;
     __builtin_memset(passage, 0, sizeof(*passage));
     passage->from = skb->ingress_ifindex;
@@ -42,22 +55,14 @@ int knet_from_pod(struct __sk_buff *skb)
     // A pod speaks for itself.
     if (!reason && passage->segment.is_error && __builtin_memcmp(&passage->segment.about, &packet.source, 16))
         reason = KNET_STACK_TRACKED;
-    // Whose source it is was looked at when the stream began.
-    stream = reason ? NULL : find_stream(passage);
-    endpoint = stream ? known_receiver(stream, passage) : NULL;
-    if (endpoint && !is_in_trouble(skb, &packet, endpoint)) {
-        note(skb, stream, passage, passage->is_told);
-        return to_pod(skb, &packet, endpoint, KNET_TO_POD);
-    }
     endpoint = bpf_map_lookup_elem(&knet_endpoints, &packet.destination);
     if (endpoint)
         passage->to = endpoint->link;
-    if (stream && endpoint && has_ends(stream, passage) && !is_in_trouble(skb, &packet, endpoint)) {
-        remember_pods(stream, &packet, passage, endpoint);
-        note(skb, stream, passage, passage->is_told);
-        return to_pod(skb, &packet, endpoint, KNET_TO_POD);
-    }
     source = bpf_map_lookup_elem(&knet_endpoints, &packet.source);
+    // Whose source it is was looked at when the stream began.
+    if (!reason && endpoint && !is_in_trouble(skb, &packet, endpoint) &&
+        find_stream(skb, passage, generation, source, endpoint))
+        return to_pod(skb, &packet, endpoint, KNET_TO_POD);
     if (!source || source->link != skb->ingress_ifindex)
         return count(skb, KNET_STACK_SOURCE);
     if (!endpoint && !is_of_other_node(&packet.destination))
