@@ -52,6 +52,7 @@ public final class LivenessWatch: Sendable {
         var watched: [IPAddress: WatchedNeighbour] = [:]
         var listeners: [String: Listener] = [:]
         var isRunning = false
+        var isEnding = false
         var isStopped = false
         var fault: String?
     }
@@ -71,6 +72,7 @@ public final class LivenessWatch: Sendable {
     public func watch(_ neighbours: [IPAddress: Pace], for owner: String, listener: @escaping Listener) {
         let now = Self.now
         let mustStart = shared.withLock { shared in
+            guard !shared.isEnding else { return false }
             shared.listeners[owner] = listener
             for address in shared.watched.keys where neighbours[address] == nil {
                 shared.watched[address]?.wishes[owner] = nil
@@ -86,7 +88,7 @@ public final class LivenessWatch: Sendable {
                 shared.watched[address]?.wishes[owner] = pace
                 shared.watched[address]?.settle(now)
             }
-            guard !shared.watched.isEmpty, !shared.isRunning, !shared.isStopped else { return false }
+            guard !shared.watched.isEmpty, !shared.isRunning else { return false }
             shared.isRunning = true
             return true
         }
@@ -101,8 +103,8 @@ public final class LivenessWatch: Sendable {
         }
     }
 
-    /// Whether it has ended, and knows of nobody any more.
-    public var isStopped: Bool { shared.withLock { $0.isStopped } }
+    /// Whether neighbours were told that it ends: it does not know any more whether they are alive.
+    public var isEnding: Bool { shared.withLock { $0.isEnding } }
 
     public func neighbour(_ address: IPAddress) -> Neighbour? { shared.withLock { $0.watched[address]?.told(address) } }
 
@@ -110,15 +112,15 @@ public final class LivenessWatch: Sendable {
         shared.withLock { shared in shared.watched.map { $1.told($0) } }.sorted { $0.address < $1.address }
     }
 
-    /// Ends; neighbours that are to know it are told.
-    public func stop() {
+    /// Tells those neighbours that are to know it that this process ends, and watches them no more.
+    public func sayFarewell() {
         shared.withLock { shared in
-            shared.isStopped = true
+            shared.isEnding = true
             var generator = SystemRandomNumberGenerator()
             for address in shared.watched.keys {
-                // What still comes in must find it ended, or it would come up again.
-                guard var watched = shared.watched.removeValue(forKey: address),
-                    watched.wishes.values.contains(where: \.hasFarewell)
+                guard shared.watched[address]?.wishes.values.contains(where: \.hasFarewell) == true,
+                    // What still comes in must find it ended, or it would come up again.
+                    var watched = shared.watched.removeValue(forKey: address)
                 else { continue }
                 watched.wishes = [:]
                 watched.settle(Self.now)
@@ -127,6 +129,12 @@ public final class LivenessWatch: Sendable {
                 }
             }
         }
+    }
+
+    /// Ends; those who are not to know it hear nothing more.
+    public func stop() {
+        sayFarewell()
+        shared.withLock { $0.isStopped = true }
         waker.call()
     }
 

@@ -170,6 +170,8 @@ import Testing
             for node in playground.nodeNames {
                 let told = try #require(Self.peers(node, playground).first)
                 #expect(told["as"]?.integer == options.localAS && told["flaps"] == 0, "\(told)")
+                // Once for each family, and each round of this test.
+                #expect((told["refreshes"]?.integer ?? 0) >= (row.make == .gobgp ? 0 : 2), "\(told)")
                 #expect(told["malformed"] == 0 && (told["learnt"]?.integer ?? 0) >= 2)
                 #expect(told["families"] == ["IPv4", "IPv6"])
             }

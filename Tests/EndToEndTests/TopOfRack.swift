@@ -118,7 +118,7 @@ final class TopOfRack {
         }
         for (family, prefix) in zip(["ipv4", "ipv6"], options.prefixes) {
             lines += [" address-family \(family) unicast", "  maximum-paths 16", "  maximum-paths ibgp 16"]
-            lines += ["  neighbor nodes activate", "  neighbor nodes soft-reconfiguration inbound"]
+            lines.append("  neighbor nodes activate")
             if options.isInternal {
                 lines += ["  neighbor nodes route-reflector-client", "  neighbor nodes next-hop-self"]
             } else {
@@ -170,7 +170,7 @@ final class TopOfRack {
         // Nodes are told of each other: as an internal reflector, or with the router's AS in the place of theirs.
         let channel = { (hop: String) in
             "{ import all; export filter { \(self.options.isInternal ? "accept" : "bgp_path.delete(\(self.options.nodeAS)); accept"); }; "
-                + "import table on; add paths off; \(self.options.isInternal ? "gateway direct; " : "")\(hop) };"
+                + "add paths off; \(self.options.isInternal ? "gateway direct; " : "")\(hop) };"
         }
         func session(_ name: String, _ neighbour: String) -> String {
             """
@@ -276,7 +276,7 @@ final class TopOfRack {
         return Set(words.indices.dropLast().filter { words[$0] == "via" }.map { words[$0 + 1] })
     }
 
-    /// Asks its peers to tell everything again.
+    /// Asks its peers to tell everything again; GoBGP only looks again at what it has.
     func refresh() throws {
         switch make {
         case .frr: _ = try vtysh("clear bgp * soft in")

@@ -106,6 +106,7 @@ final class Daemon: ServiceLifecycle.Service {
         await cancelWhenGracefulShutdown { await self.serve() }
         logger.info("knetd stops; traffic goes on", metadata: ["op": "stop"])
         Systemd.notify("STOPPING=1")
+        liveness.stop()
         server.stop()
         await http.stop()
     }
@@ -141,7 +142,7 @@ final class Daemon: ServiceLifecycle.Service {
             while next == nil {
                 guard await reloads.next() != nil else {
                     // Before plugins fall silent: to let go of a lease takes a while.
-                    liveness.stop()
+                    liveness.sayFarewell()
                     task.cancel()
                     await task.value
                     return

@@ -40,7 +40,6 @@ public final class BGP: Plugin, PluginService {
     private let logger: Logger
     /// Whether an earlier process of this boot had sessions.
     private let isRestarting: Bool
-    private let started = ContinuousClock.now
     private let shared: Mutex<Shared>
     /// The cluster changes and passwords do: what is arranged last is the latest.
     private let arranging = Mutex(())
@@ -138,22 +137,22 @@ public final class BGP: Plugin, PluginService {
 
     /// Has the sessions that the cluster and the configuration ask for.
     private func arrange() {
-        let live = arranging.withLock { _ -> [IPAddress: Settings.Liveness]? in
-            let (state, speaker) = shared.withLock { ($0.state, $0.speaker) }
-            guard let local = state.local, let speaker else { return nil }
+        arranging.withLock { _ in
+            let (state, speaker, before) = shared.withLock { ($0.state, $0.speaker, $0.passwords) }
+            guard let local = state.local, let speaker else { return }
             speaker.reflect(isReflector(local, state))
             let passwords = Passwords(
-                files: Set((configured.peers.map(\.passwordFile) + [configured.mesh?.passwordFile]).compactMap(\.self)))
+                files: Set((configured.peers.map(\.passwordFile) + [configured.mesh?.passwordFile]).compactMap(\.self)),
+                after: before)
             let peers = Peers(settings: configured, network: network, passwords: passwords.texts)
-            guard let wanted = peers.wanted(in: state, identifier: identifier(local)) else { return nil }
+            guard let wanted = peers.wanted(in: state, identifier: identifier(local)) else { return }
             speaker.have(wanted.peers, wanted.ranges)
             shared.withLock {
                 $0.passwords = passwords
                 $0.watched = Set(wanted.live.keys)
             }
-            return wanted.live
+            watch(wanted.live)
         }
-        if let live { watch(live) }
     }
 
     private func watch(_ live: [IPAddress: Settings.Liveness]) {
@@ -197,7 +196,8 @@ public final class BGP: Plugin, PluginService {
                 }
                 if mustListen { await speaker.listen(configured.port) }
                 finishRestart(speaker)
-                if !shared.withLock(\.passwords.areCurrent) { arrange() }
+                let passwords = shared.withLock(\.passwords)
+                if !passwords.areCurrent { arrange() }
             }
             try? await Task.sleep(for: .milliseconds(250))
         }
@@ -206,10 +206,10 @@ public final class BGP: Plugin, PluginService {
 
     /// Once peers have told all.
     private func finishRestart(_ speaker: Speaker) {
-        guard speaker.isArranged else { return }
+        guard let arranged = speaker.arranged else { return }
         let (router, now) = (speaker.router, speaker.now)
         guard routes.isHeld || router.isDeferring else { return }
-        let isOver = ContinuousClock.now - started > Self.patience
+        let isOver = ContinuousClock.now - arranged > Self.patience
         // Who may come by a range is not known.
         let mayKnow = !speaker.hasRanges
         if isOver || mayKnow && router.mayEndDeferral(now: now) { speaker.endDeferral() }

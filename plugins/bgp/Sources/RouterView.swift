@@ -29,7 +29,8 @@ struct RouterView {
             "learnt": .integer(peer.learnt.count), "filtered": .integer(peer.filtered),
             "advertised": .integer(peer.advertised.count),
             "lastDown": session.lastDown.map { .string("\($0)") } ?? .null,
-            "malformed": .integer(peer.malformed), "lastFault": peer.lastFault.map(JSONValue.string) ?? .null,
+            "refreshes": .integer(peer.refreshes), "malformed": .integer(peer.malformed),
+            "lastFault": peer.lastFault.map(JSONValue.string) ?? .null,
         ]
         if barred.contains(key) {
             fields["lastDown"] = .string("it told more than \(peer.settings.routeLimit) usable routes")
@@ -105,6 +106,9 @@ struct RouterView {
             Double($0.advertised.count)
         }
         family("peer_flaps_total", "counter", "How often the session ended.") { Double($0.session.flaps) }
+        family("peer_refreshes_total", "counter", "How often it asked to be told all of a family again.") {
+            Double($0.refreshes)
+        }
         family("peer_malformed_total", "counter", "UPDATE messages with errors.") { Double($0.malformed) }
         family("messages_received_total", "counter", "Messages that came.") {
             Double($0.session.counters.received.values.reduce(0, +))

@@ -212,10 +212,11 @@ import Testing
         let ends = IPFamily.allCases.map { UpdateWriter(context: UpdateContext(isExternal: false)).endOfRIB($0) }
         for key in keys { _ = router.add(key, settings, now: .zero, random: 0) }
         // One that restarts too, and waits as well, is not waited for.
-        _ = Self.established(keys[0], settings, restart: (true, 120), &router)
+        #expect(Self.endsOfRIB(Self.established(keys[0], settings, restart: (true, 120), &router).actions).isEmpty)
         for key in keys[1...] {
             #expect(!router.mayEndDeferral(now: .zero))
-            let id = Self.established(key, settings, restart: (false, 120), &router)
+            let (id, actions) = Self.established(key, settings, restart: (false, 120), &router)
+            #expect(Self.endsOfRIB(actions).isEmpty)
             #expect(!router.mayEndDeferral(now: .zero))
             #expect(Self.endsOfRIB(Self.receive(ends, id, key, &router)).isEmpty)
         }
@@ -224,8 +225,8 @@ import Testing
         #expect(router.endDeferral().isEmpty)
         // Others are told at once.
         var other = Router(localAS: 64512, identifier: 1, isRestarting: true)
-        _ = other.add(keys[0], settings, now: .zero, random: 0)
-        #expect(!other.isDeferring)
+        let actions = Self.established(keys[0], settings, restart: (false, 120), &other).actions
+        #expect(Self.endsOfRIB(actions) == [keys[0], keys[0]])
     }
 
     /// Behind two routers of another AS: both ways are used at once, and one when the other goes.
@@ -257,15 +258,14 @@ import Testing
     private static func established(
         _ key: PeerKey, _ settings: PeerSettings, restart: (isRestarting: Bool, time: UInt16)? = nil,
         _ router: inout Router
-    ) -> ConnectionID {
+    ) -> (id: ConnectionID, actions: [RouterAction]) {
         let id = ConnectionID(side: .incoming, number: 1)
         _ = router.add(key, settings, now: .zero, random: 0)
         _ = router.opened(id, of: key, from: IPAddress.v4(0x0A00_0001), now: .zero, random: 0)
         var peer = SessionSettings(localAS: settings.session.peerAS ?? 0, identifier: 99, peerAS: router.localAS)
         peer.gracefulRestart = restart.map { .init(time: $0.time) }
         let open = peer.open(isRestarting: restart?.isRestarting ?? false)
-        _ = receive([Message.open(open).bytes, Message.keepalive.bytes], id, key, &router)
-        return id
+        return (id, receive([Message.open(open).bytes, Message.keepalive.bytes], id, key, &router))
     }
 
     private static func update(
@@ -297,7 +297,7 @@ import Testing
         settings.imports = [
             PrefixFilter(Self.range(0)), PrefixFilter(CIDR(containing: .v4(0), prefixLength: 0), lengths: 0...0),
         ]
-        let id = Self.established(key, settings, &router)
+        let (id, _) = Self.established(key, settings, &router)
         #expect(router.peers[key]?.session.state == .established)
         let all = CIDR(containing: .v4(0), prefixLength: 0)
         _ = Self.receive(
@@ -312,7 +312,7 @@ import Testing
     @Test func aPeerThatTellsTooMuchIsCutOff() throws {
         var router = Router(localAS: 64512, identifier: 1)
         let key = World.key(98)
-        let id = Self.established(key, World.settings(64512, 64600, 0, limit: 10), &router)
+        let (id, _) = Self.established(key, World.settings(64512, 64600, 0, limit: 10), &router)
         let actions = Self.receive(try Self.update((0..<11).map(Self.range), path: [64600]), id, key, &router)
         #expect(actions.contains { if case .tooManyRoutes(key) = $0 { true } else { false } })
     }
@@ -321,7 +321,7 @@ import Testing
     @Test func aMalformedRouteIsWithdrawn() throws {
         var router = Router(localAS: 64512, identifier: 1)
         let key = World.key(98)
-        let id = Self.established(key, World.settings(64512, 64600, 0), &router)
+        let (id, _) = Self.established(key, World.settings(64512, 64600, 0), &router)
         _ = Self.receive(try Self.update([Self.range(1)], path: [64600]), id, key, &router)
         _ = Self.receive(try Self.update([Self.range(2)], path: [64600]), id, key, &router)
         var broken = try Self.update([Self.range(1)], path: [64600])[0]
@@ -335,7 +335,7 @@ import Testing
     @Test func oneHundredThousandRoutesAreLearntInTime() throws {
         var router = Router(localAS: 64512, identifier: 1)
         let key = World.key(98)
-        let id = Self.established(key, World.settings(64512, 64600, 0), &router)
+        let (id, _) = Self.established(key, World.settings(64512, 64600, 0), &router)
         let prefixes = (0..<100_000).map { CIDR(containing: .v4(0x1400_0000 + UInt32($0) << 8), prefixLength: 24) }
         let messages = try Self.update(prefixes, path: [64600, 64601])
         let time = ContinuousClock().measure { _ = Self.receive(messages, id, key, &router) }

@@ -33,7 +33,8 @@ public final class PathKernel: Sendable {
                     .verdicts: settings.verdicts, .outside: settings.frontends, .tables: settings.slots,
                     .translations: settings.translations,
                 ], kept: kept)
-            if Self.settings(loaded).generation == 0 { try Self.set(nil, loaded) }
+            // An earlier process may have ended between a change and its telling.
+            try Self.set(nil, loaded, isNext: true)
             object = loaded
             refusal = nil
         } catch {
@@ -96,8 +97,9 @@ public final class PathKernel: Sendable {
     /// - Parameter isNext: whether an endpoint has become another or has gone: what connections know of their pods holds no more.
     private static func set(_ settings: PathSettings?, _ object: Loaded, isNext: Bool = false) throws {
         let (held, generation) = Self.settings(object)
-        // 0 is for programs that nobody tells.
-        let next = max(1, isNext ? generation &+ 1 : generation)
+        // 0 is for programs that nobody tells. Flows may be older than the number: another beginning is another number.
+        let next =
+            generation == 0 ? UInt32.random(in: 1...UInt32.max) : max(1, isNext ? generation &+ 1 : generation)
         try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(settings ?? held, generation: next))
     }
 

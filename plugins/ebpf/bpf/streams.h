@@ -58,10 +58,16 @@ static __always_inline int follow_stream(struct __sk_buff *skb, int is_ipv6)
     if (!flow || !flow->generation || flow->generation != wanted->generation)
         return 0;
     receiver = &flow->pods[!sender];
-    if (flow->pods[sender].link != skb->ingress_ifindex || is_in_trouble(skb, &packet, receiver))
+    if (!receiver->link || flow->pods[sender].link != skb->ingress_ifindex || is_in_trouble(skb, &packet, receiver))
         return 0;
     note_packet(skb, flow, sender);
     return to_pod(skb, &packet, receiver, KNET_TO_POD);
+}
+
+static __always_inline void note_addresses(struct knet_endpoint *noted, const struct knet_endpoint *pod)
+{
+    __builtin_memcpy(noted->pod_mac, pod->pod_mac, 6);
+    __builtin_memcpy(noted->host_mac, pod->host_mac, 6);
 }
 
 // Any other packet of a stream, or one whose pods are to be looked up. Notes them where both are pods of this node, so that those
@@ -79,8 +85,9 @@ static __always_inline int find_stream(struct __sk_buff *skb, const struct passa
     if (!flow || !wanted || !has_ends(flow, passage))
         return 0;
     if (source && source->link == passage->from && flow->generation != generation) {
-        flow->pods[sender] = *source;
-        flow->pods[!sender] = *receiver;
+        // Not the links: the flow may have become another's meanwhile.
+        note_addresses(&flow->pods[sender], source);
+        note_addresses(&flow->pods[!sender], receiver);
         flow->generation = generation;
     }
     note(skb, flow, passage, wanted->told);

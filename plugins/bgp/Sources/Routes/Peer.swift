@@ -16,6 +16,8 @@ struct Peer: Sendable {
     var advertised: [CIDR: Advertisement] = [:]
     /// Families of which it has told everything.
     var toldAll: Set<IPFamily> = []
+    /// How often it asked to be told all again, since it is a peer.
+    var refreshes = 0
     /// Malformed routes it told, and the last one's fault.
     var malformed = 0
     var lastFault: String?

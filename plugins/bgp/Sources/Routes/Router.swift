@@ -217,6 +217,7 @@ struct Router: Sendable {
     }
 
     private mutating func tellAgain(_ key: PeerKey, _ family: IPFamily) {
+        peers[key]?.refreshes += 1
         for prefix in peers[key]?.advertised.keys.filter({ $0.family == family }) ?? [] {
             peers[key]?.advertised[prefix] = nil
         }

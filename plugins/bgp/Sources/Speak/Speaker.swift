@@ -42,8 +42,8 @@ final class Speaker: Sendable {
         /// How often each peer was added: connections of an earlier one are not this one's.
         var generations: [PeerKey: Int] = [:]
         var isStopped = false
-        /// Whether it was said which peers there are to be.
-        var isArranged = false
+        /// When it was first said which peers there are to be.
+        var arranged: ContinuousClock.Instant?
         var fault: String?
         /// Peers that told too much, until they are let in again.
         var barred: Set<PeerKey> = []
@@ -65,8 +65,8 @@ final class Speaker: Sendable {
         self.logger = logger
     }
 
-    /// Whether peers that are to be there are.
-    var isArranged: Bool { contents.withLock { $0.isArranged } }
+    /// Since when peers that are to be there are.
+    var arranged: ContinuousClock.Instant? { contents.withLock { $0.arranged } }
     var hasRanges: Bool { contents.withLock { !$0.ranges.isEmpty } }
 
     var router: Router { contents.withLock { $0.router } }
@@ -78,7 +78,6 @@ final class Speaker: Sendable {
         loop.execute { [self] in
             let (inputs, isSigned) = contents.withLock { contents -> ([Input], Bool) in
                 guard !contents.isStopped else { return ([], false) }
-                contents.isArranged = true
                 var inputs: [Input] = []
                 // Those that came by a range which is no more.
                 for key in contents.router.peers.keys where contents.wanted[key] == nil && peers[key] == nil {
@@ -99,6 +98,7 @@ final class Speaker: Sendable {
             }
             if isSigned { sign() }
             inputs.forEach(take)
+            contents.withLock { $0.arranged = $0.arranged ?? .now }
         }
     }
 

@@ -108,10 +108,11 @@ final class Layer2: Sendable {
         shared.withLock { shared in
             if let state { shared.state = state }
             shared.pending.formUnion(keys)
-            // Whoever hears of nobody any more must not take all for dead.
-            guard !liveness.isStopped, let own = shared.state.local?.name else { return }
+            guard let own = shared.state.local?.name else { return }
             var lives: [String: Ownership.Life] = [:]
             for (name, address) in shared.neighbours { lives[name] = life(address, now) }
+            // Whoever hears of nobody any more must not take all for dead.
+            guard !liveness.isEnding else { return }
             let isChanged = lives != shared.lives
             guard isChanged || !shared.pending.isEmpty || shared.patience != nil else { return }
             // Who came back may have answered for ours meanwhile.
