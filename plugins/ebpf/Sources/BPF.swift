@@ -47,8 +47,10 @@ struct BPFMap: Sendable {
         self.descriptor = descriptor
     }
 
-    func set(_ key: [UInt8], _ value: [UInt8]) throws(SystemError) {
-        let status = KernelWrites.during(1) { bpf_map_update_elem(descriptor.number, key, value, 0) }
+    /// - Parameter isLoading: part of loading programs, which is not counted as a write.
+    func set(_ key: [UInt8], _ value: [UInt8], isLoading: Bool = false) throws(SystemError) {
+        let update = { bpf_map_update_elem(descriptor.number, key, value, 0) }
+        let status = isLoading ? update() : KernelWrites.during(1, update)
         if status == -E2BIG || status == -ENOSPC {
             throw SystemError(
                 "write to map \(info.name)", errno: -status, detail: "it is full with \(info.capacity) entries")

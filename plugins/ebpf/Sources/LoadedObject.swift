@@ -78,7 +78,7 @@ struct LoadedObject<Name: ObjectName, Map: ObjectName>: Sendable {
             let new = try BPFMap(own(bpf_object__find_map_fd_by_name(object, map.rawValue)))
             maps[map] = new
             // What has no room is as if it had never been there.
-            try moved[map]?.visit { try? new.set(Array($0), Array($1)) }
+            try moved[map]?.visit { try? new.set(Array($0), Array($1), isLoading: true) }
         }
         return Self(programs: programs, maps: maps)
     }

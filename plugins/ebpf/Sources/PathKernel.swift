@@ -34,7 +34,7 @@ public final class PathKernel: Sendable {
                     .translations: settings.translations,
                 ], kept: kept)
             // An earlier process may have ended between a change and its telling.
-            try Self.set(nil, loaded, isNext: true)
+            try Self.set(nil, loaded, isNext: true, isLoading: true)
             object = loaded
             refusal = nil
         } catch {
@@ -95,12 +95,15 @@ public final class PathKernel: Sendable {
     }
 
     /// - Parameter isNext: whether an endpoint has become another or has gone: what connections know of their pods holds no more.
-    private static func set(_ settings: PathSettings?, _ object: Loaded, isNext: Bool = false) throws {
+    private static func set(
+        _ settings: PathSettings?, _ object: Loaded, isNext: Bool = false, isLoading: Bool = false
+    ) throws {
         let (held, generation) = Self.settings(object)
         // 0 is for programs that nobody tells. Flows may be older than the number: another beginning is another number.
         let next =
             generation == 0 ? UInt32.random(in: 1...UInt32.max) : max(1, isNext ? generation &+ 1 : generation)
-        try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(settings ?? held, generation: next))
+        try object.maps[.settings]?.set(
+            [0, 0, 0, 0], MapForm.settings(settings ?? held, generation: next), isLoading: isLoading)
     }
 
     private func endpoints(_ object: Loaded, _ names: [Int32: String]) -> [PathEntry] {
