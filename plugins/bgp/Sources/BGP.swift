@@ -206,9 +206,8 @@ public final class BGP: Plugin, PluginService {
 
     /// Once peers have told all.
     private func finishRestart(_ speaker: Speaker) {
-        guard let arranged = speaker.arranged else { return }
+        guard routes.isHeld || speaker.isDeferring, let arranged = speaker.arranged else { return }
         let (router, now) = (speaker.router, speaker.now)
-        guard routes.isHeld || router.isDeferring else { return }
         let isOver = ContinuousClock.now - arranged > Self.patience
         // Who may come by a range is not known.
         let mayKnow = !speaker.hasRanges

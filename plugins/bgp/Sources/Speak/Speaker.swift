@@ -67,6 +67,7 @@ final class Speaker: Sendable {
 
     /// Since when peers that are to be there are.
     var arranged: ContinuousClock.Instant? { contents.withLock { $0.arranged } }
+    var isDeferring: Bool { contents.withLock { $0.router.isDeferring } }
     var hasRanges: Bool { contents.withLock { !$0.ranges.isEmpty } }
 
     var router: Router { contents.withLock { $0.router } }
