@@ -76,6 +76,8 @@ public struct PodLink: Sendable {
                 details: "knetd must be the first network of a pod: \(error)")
         }
         try shape(attachment.hostLink, pool)
+        try namespace.socket.awaitCarrier(named: attachment.id.interface)
+        try pool.with { try $0.awaitCarrier(named: attachment.hostLink) }
     }
 
     private func shape(_ hostLink: String?, _ pool: NetlinkPool) throws {

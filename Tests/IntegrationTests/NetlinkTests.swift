@@ -1,3 +1,4 @@
+import Foundation
 import Glibc
 import KnetCore
 import KnetLinux
@@ -31,6 +32,38 @@ import Testing
         }
         let peers = try other.run { try NetlinkSocket().links() }
         #expect(peers.contains { $0.name == "b" && $0.mtu == 1400 })
+    }
+
+    @Test func linksThatStayAreListedWhileOthersComeAndGo() throws {
+        let file = "/tmp/knetd-links-\(getpid())"
+        defer { unlink(file) }
+        let (stay, comeAndGo) = try namespace.run { () -> (Set<String>, Int32) in
+            let socket = try NetlinkSocket()
+            for number in 0..<200 {
+                let name = "stay\(number)"
+                try socket.createVeth(
+                    VethRequest(
+                        name: name, mac: MACAddress(derivedFrom: name), alias: nil, peerName: "peer\(number)",
+                        peerMAC: MACAddress(derivedFrom: "peer\(number)"), peerNamespace: nil, mtu: 1400))
+            }
+            let lines = (0..<2000).map { "link add a\($0) type veth peer name b\($0)\nlink del a\($0)\n" }
+            try Data(lines.joined().utf8).write(to: URL(fileURLWithPath: file))
+            let process = try ChildProcess.start("ip", ["-batch", file], in: namespace, log: "/dev/null")
+            return (Set(try socket.links().map(\.name).filter { $0.hasPrefix("stay") }), process)
+        }
+        defer { ChildProcess.end(comeAndGo) }
+        #expect(stay.count == 200)
+        try namespace.run {
+            let socket = try NetlinkSocket()
+            for _ in 0..<30 {
+                let start = ContinuousClock.now
+                let found = try socket.links()
+                #expect(ContinuousClock.now - start < .seconds(1))
+                #expect(stay.isSubset(of: found.map(\.name)))
+                #expect(Set(found.map(\.index)).count == found.count)
+            }
+            #expect(throws: SystemError.self) { for _ in 0..<100 { _ = try socket.links(isExact: true) } }
+        }
     }
 
     @Test func addressesAreUsableAtOnce() throws {

@@ -17,19 +17,21 @@ public struct LinkAddress: Hashable, Sendable {
     public var subnet: CIDR { CIDR(containing: address, prefixLength: prefixLength) }
 }
 
+/// By which an address or a neighbour is known.
+struct AddressOnLink: Hashable {
+    let index: Int32
+    let address: IPAddress
+}
+
 extension NetlinkSocket {
     public func addresses() throws -> [LinkAddress] {
-        var addresses: [LinkAddress] = []
-        try dump {
+        try linkTable(by: { AddressOnLink(index: $0.index, address: $0.address) }) {
             var message = NetlinkMessage("list addresses", type: RTM_GETADDR)
             message.put(ifaddrmsg())
             return message
-        } restart: {
-            addresses = []
-        } visit: { reply in
-            if let address = LinkAddress(reply) { addresses.append(address) }
+        } item: {
+            LinkAddress($0)
         }
-        return addresses
     }
 }
 

@@ -10,6 +10,8 @@ public struct Link: Hashable, Sendable {
     /// Bytes.
     public var mtu = 0
     public var isUp = false
+    /// Whether the kernel passes packets over it (`IFLA_OPERSTATE`), which devices without carrier do not tell.
+    public var isOperational = false
     public var isLoopback = false
     /// `ip link set … alias`: where knetd puts its mark.
     public var alias: String?
@@ -22,6 +24,9 @@ public struct Link: Hashable, Sendable {
     public var routesLoopback = false
     /// Index of the interface beneath, or of the other end of a veth, in its own namespace.
     public var peer: Int32?
+
+    /// IF_OPER_UP of <linux/if.h>, which cannot be read beside <net/if.h>.
+    fileprivate static let operational: UInt8 = 6
 }
 
 /// The parameters of a VXLAN device (`IFLA_VXLAN_*`).
@@ -75,19 +80,17 @@ public struct VethRequest: Sendable {
 
 extension NetlinkSocket {
     /// All interfaces of the namespace.
-    /// - Parameter asTheyChange: takes what a dump found while interfaces came and went, which may lack some of them.
-    public func links(asTheyChange: Bool = false) throws -> [Link] {
-        var links: [Link] = []
-        try dump(isLenient: asTheyChange) {
+    /// - Parameter isExact: throws `EAGAIN` while interfaces come and go too fast to be listed; without it, some may be
+    ///   listed that are gone.
+    public func links(isExact: Bool = false) throws -> [Link] {
+        try linkTable(isExact: isExact, by: \.index) {
             var message = NetlinkMessage("list links", type: RTM_GETLINK)
             message.put(ifinfomsg())
+            message.put(IFLA_EXT_MASK, UInt32(RTEXT_FILTER_SKIP_STATS))
             return message
-        } restart: {
-            links = []
-        } visit: { reply in
-            if let link = Link(reply) { links.append(link) }
+        } item: {
+            Link($0)
         }
-        return links
     }
 
     /// The interface of the name.
@@ -102,11 +105,21 @@ extension NetlinkSocket {
         return link
     }
 
+    /// Waits until the kernel passes packets over a link whose other end has come up, at most a second. The kernel does so in
+    /// its own time, later where many links change at once (net/core/link_watch.c); since Linux 6.8 it does at once for who
+    /// asks for the link.
+    public func awaitCarrier(named name: String) throws {
+        for _ in 0..<200 {
+            if try link(named: name).isOperational { return }
+            usleep(5_000)
+        }
+    }
+
     /// Deletes the links of these names; one that is not there is no error. Several cost the time of one: the kernel waits
     /// for its readers once for a whole group.
     public func deleteLinks(_ names: [String]) throws {
         let indices = names.compactMap { try? Self.index(of: $0) }
-        if indices.count > 1, try groupForDeletion(indices, names: Set(names)) {
+        if indices.count > 1, (try? groupForDeletion(indices, names: Set(names))) == true {
             try request(.deleteLinks(group: Self.deletionGroup))
             return
         }
@@ -123,7 +136,7 @@ extension NetlinkSocket {
         var batch = NetlinkBatch()
         for index in indices { batch.append(.changeLink(index: index, group: Self.deletionGroup)) }
         for case let error? in try send(batch) where error.errno != ENODEV { throw error }
-        let group = try links().filter { $0.group == Self.deletionGroup }
+        let group = try links(isExact: true).filter { $0.group == Self.deletionGroup }
         return !group.isEmpty && group.allSatisfy { names.contains($0.name) }
     }
 
@@ -176,6 +189,7 @@ extension Link {
             switch attribute.type {
             case Int(IFLA_IFNAME): name = attribute.text
             case Int(IFLA_ADDRESS): mac = attribute.mac
+            case Int(IFLA_OPERSTATE): isOperational = attribute.integer(UInt8.self) == Self.operational
             case Int(IFLA_MTU): mtu = Int(attribute.integer(UInt32.self) ?? 0)
             case Int(IFLA_IFALIAS): alias = attribute.text
             case Int(IFLA_MASTER): master = attribute.integer()

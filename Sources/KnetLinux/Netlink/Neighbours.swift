@@ -31,34 +31,28 @@ public struct FDBEntry: Hashable, Sendable {
 extension NetlinkSocket {
     /// The permanent neighbours of both families.
     public func permanentNeighbours() throws -> [Neighbour] {
-        var neighbours: [Neighbour] = []
-        try dump {
+        try linkTable(by: { AddressOnLink(index: $0.index, address: $0.address) }) {
             NetlinkMessage.neighbourDump("list neighbours", family: 0)
-        } restart: {
-            neighbours = []
-        } visit: { reply in
-            guard let fixed = reply.fixed(ndmsg.self), Int32(fixed.ndm_state) & NUD_PERMANENT != 0 else { return }
+        } item: { reply in
+            guard let fixed = reply.fixed(ndmsg.self), Int32(fixed.ndm_state) & NUD_PERMANENT != 0 else { return nil }
             let attributes = reply.attributes(after: ndmsg.self)
-            guard let address = attributes[NDA_DST]?.address, let mac = attributes[NDA_LLADDR]?.mac else { return }
-            neighbours.append(Neighbour(index: fixed.ndm_ifindex, address: address, mac: mac))
+            guard let address = attributes[NDA_DST]?.address, let mac = attributes[NDA_LLADDR]?.mac else { return nil }
+            return Neighbour(index: fixed.ndm_ifindex, address: address, mac: mac)
         }
-        return neighbours
     }
 
     /// The FDB entries with a destination, of all VXLAN devices.
     public func fdb() throws -> [FDBEntry] {
-        var entries: [FDBEntry] = []
-        try dump {
+        try linkTable(by: \.self) {
             NetlinkMessage.neighbourDump("list FDB", family: UInt8(AF_BRIDGE))
-        } restart: {
-            entries = []
-        } visit: { reply in
-            guard let fixed = reply.fixed(ndmsg.self), fixed.ndm_flags & UInt8(NTF_SELF) != 0 else { return }
+        } item: { reply in
+            guard let fixed = reply.fixed(ndmsg.self), fixed.ndm_flags & UInt8(NTF_SELF) != 0 else { return nil }
             let attributes = reply.attributes(after: ndmsg.self)
-            guard let destination = attributes[NDA_DST]?.address, let mac = attributes[NDA_LLADDR]?.mac else { return }
-            entries.append(FDBEntry(index: fixed.ndm_ifindex, mac: mac, destination: destination))
+            guard let destination = attributes[NDA_DST]?.address, let mac = attributes[NDA_LLADDR]?.mac else {
+                return nil
+            }
+            return FDBEntry(index: fixed.ndm_ifindex, mac: mac, destination: destination)
         }
-        return entries
     }
 }
 

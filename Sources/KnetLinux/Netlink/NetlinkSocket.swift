@@ -14,6 +14,8 @@ public final class NetlinkSocket {
     private static let window = 64
     /// Of one table, until one is consistent: within three seconds.
     private static let dumps = 32
+    /// Of a table that changes as links come and go, until one is consistent: within milliseconds.
+    private static let linkDumps = 4
 
     public init(bus: Int32 = NETLINK_ROUTE) throws {
         guard let socket = mnl_socket_open2(bus, Int32(SOCK_CLOEXEC.rawValue)) else {
@@ -129,21 +131,43 @@ public final class NetlinkSocket {
         }
     }
 
-    /// Sends a dump request and visits each answer. A dump that changes made inconsistent is begun anew, later and later: many
-    /// links at once may come for a while.
-    /// - Parameters:
-    ///   - isLenient: takes the first one, consistent or not.
-    ///   - restart: called before each new beginning, to forget what was visited.
-    public func dump(
-        isLenient: Bool = false, _ message: () -> NetlinkMessage, restart: () -> Void, visit: (NetlinkReply) -> Void
-    ) throws {
+    /// Sends a dump request and visits each answer. A dump that changes made inconsistent is begun anew, later and later.
+    /// - Parameter restart: called before each new beginning, to forget what was visited.
+    public func dump(_ message: () -> NetlinkMessage, restart: () -> Void, visit: (NetlinkReply) -> Void) throws {
         for attempt in 0..<Self.dumps {
             restart()
-            if try dumpOnce(message(), visit: visit) || isLenient { return }
+            if try dumpOnce(message(), visit: visit) { return }
             usleep(1_000 << min(attempt, 7))
         }
-        throw SystemError(
-            "netlink dump", errno: EAGAIN, detail: "the kernel's table changed during \(Self.dumps) dumps")
+        throw Self.inconsistent(Self.dumps)
+    }
+
+    /// Dumps a table that each coming and going of a link makes inconsistent. While links come and go without a pause, no
+    /// dump of many is consistent; then what the last two found together stands: what was there all the time is in it,
+    /// unless both dumps missed it, and what changed meanwhile is told by the kernel's events.
+    /// - Parameters:
+    ///   - isExact: throws `EAGAIN` instead.
+    ///   - identity: by which an item of one dump is that of another.
+    func linkTable<Item>(
+        isExact: Bool = false, by identity: (Item) -> some Hashable, _ message: () -> NetlinkMessage,
+        item: (NetlinkReply) -> Item?
+    ) throws -> [Item] {
+        var (earlier, latest): ([Item], [Item]) = ([], [])
+        for attempt in 0..<Self.linkDumps {
+            (earlier, latest) = (latest, [])
+            let isConsistent = try dumpOnce(message()) { reply in
+                if let item = item(reply) { latest.append(item) }
+            }
+            if isConsistent { return latest }
+            usleep(1_000 << attempt)
+        }
+        if isExact { throw Self.inconsistent(Self.linkDumps) }
+        let seen = Set(latest.map(identity))
+        return earlier.filter { !seen.contains(identity($0)) } + latest
+    }
+
+    private static func inconsistent(_ dumps: Int) -> SystemError {
+        SystemError("netlink dump", errno: EAGAIN, detail: "the kernel's table changed during \(dumps) dumps")
     }
 
     /// Sends a request that has one answer, and visits that.

@@ -68,8 +68,7 @@ public final class PathKernel: Sendable {
         // What is missing is wanted anew.
         shortfall.forgetAll()
         guard let object else { return [] }
-        // A program that was not seen is found attached.
-        let links = try pool.with { try $0.links(asTheyChange: true) }
+        let links = try pool.with { try $0.links() }
         let names = Dictionary(links.map { ($0.index, $0.name) }) { $1 }
         let programs = links.flatMap { link in
             hooks.attached(to: link.index).map { program -> PathEntry in
