@@ -64,7 +64,8 @@ public final class NetworkKernel: Sendable {
                 entries += try socket.routes(family, origin: Route.knetdOrigin).map { route in
                     .route(
                         NetworkRoute(
-                            to: route.destination, via: route.gateway, link: names[route.index], onlink: route.onlink))
+                            to: route.destination, via: route.gateway,
+                            link: names[route.index] ?? NetlinkSocket.name(of: route.index), onlink: route.onlink))
                 }
             }
             return entries + readSysctls() + (try tables.read())
@@ -75,7 +76,7 @@ public final class NetworkKernel: Sendable {
         sysctls?.watch("net/ipv4/conf/\(state.name)/route_localnet")
     }
 
-    func podLinks() throws -> [Link] { try pool.with { try $0.links().filter(PodLink.isPodLink) } }
+    func podLinks() throws -> [Link] { try pool.with { try $0.exactLinks().filter(PodLink.isPodLink) } }
 
     private static func entry(_ link: Link, names: [Int32: String]) -> NetworkEntry? {
         guard let vxlan = link.vxlan else { return nil }
@@ -206,6 +207,8 @@ public final class NetworkKernel: Sendable {
             try socket.createVXLAN(
                 name: device.name, mac: device.mac, mtu: device.mtu, alias: VXLANDevice.alias, parameters)
         } catch let error as SystemError where error.errno == EEXIST {
+            // One of ours that reading missed is read now.
+            if old == nil, (try? socket.link(named: device.name))?.alias == VXLANDevice.alias { return true }
             throw SystemError(
                 error.operation, errno: EEXIST,
                 detail: (error.detail.map { "\($0); " } ?? "")

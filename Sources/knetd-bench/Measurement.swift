@@ -11,9 +11,12 @@ struct Row {
 
     let name: String
     let outcome: Outcome
+    /// The median of each turn, where contenders took turns.
+    let turns: [Double]
 
-    init(_ name: String, _ outcome: Outcome) {
+    init(_ name: String, _ outcome: Outcome, turns: [Double] = []) {
         self.name = name
+        self.turns = turns
         // Sorted once: quantiles are asked for several times of hundreds of thousands of values.
         if case .measured(let values) = outcome {
             self.outcome = values.isEmpty ? .failed("nothing was measured") : .measured(values.sorted())
@@ -32,6 +35,17 @@ struct Row {
     func quantile(_ part: Double) -> Double? {
         guard case .measured(let sorted) = outcome, !sorted.isEmpty else { return nil }
         return sorted[min(max(Int((Double(sorted.count) * part).rounded(.up)) - 1, 0), sorted.count - 1)]
+    }
+
+    /// This row's values divided by the base's. Where both took turns, the median of what each round of turns says: what
+    /// disturbs the machine for a while disturbs a few rounds, and those do not decide. Else the medians' relation.
+    func ratio(to base: Row) -> Double? {
+        guard let value = median, let other = base.median, other != 0 else { return nil }
+        guard turns.count > 2, turns.count == base.turns.count, base.turns.allSatisfy({ $0 > 0 }) else {
+            return value / other
+        }
+        let ratios = zip(turns, base.turns).map { $0 / $1 }.sorted()
+        return (ratios[(ratios.count - 1) / 2] + ratios[ratios.count / 2]) / 2
     }
 
     /// Why there are no values, as the tables show it.
@@ -56,7 +70,7 @@ struct Table {
     /// What one must know to read the figures rightly.
     var remark: String?
 
-    /// A row to which the others' medians are put in relation.
+    /// A row to which the others are put in relation.
     struct Base {
         let row: String
         /// What a narrow column calls it.
@@ -65,22 +79,19 @@ struct Table {
 
     func row(_ name: String) -> Row? { rows.first { $0.name == name } }
 
-    /// The median of `row` divided by the base's.
-    func ratio(_ row: Row, to base: Base) -> Double? {
-        guard let value = row.median, let other = self.row(base.row)?.median, other != 0 else { return nil }
-        return value / other
-    }
+    func ratio(_ row: Row, to base: Base) -> Double? { self.row(base.row).flatMap { row.ratio(to: $0) } }
 }
 
 /// Collects values of contenders whose turns come round and round.
 struct Collector {
     private var names: [String] = []
-    private var values: [String: [Double]] = [:]
+    /// By turn.
+    private var values: [String: [[Double]]] = [:]
     private var reasons: [String: Row.Outcome] = [:]
 
     mutating func add(_ name: String, _ new: [Double] = []) {
         if !names.contains(name) { names.append(name) }
-        values[name, default: []] += new
+        if !new.isEmpty { values[name, default: []].append(new) }
     }
 
     mutating func end(_ name: String, _ outcome: Row.Outcome) {
@@ -89,5 +100,12 @@ struct Collector {
     }
 
     /// In the order in which the contenders came first.
-    var rows: [Row] { names.map { Row($0, reasons[$0] ?? .measured(values[$0] ?? [])) } }
+    var rows: [Row] {
+        names.map { name in
+            let turns = values[name] ?? []
+            return Row(
+                name, reasons[name] ?? .measured(turns.flatMap(\.self)),
+                turns: turns.compactMap { Row(name, .measured($0)).median })
+        }
+    }
 }

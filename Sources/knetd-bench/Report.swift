@@ -21,6 +21,12 @@ struct Report {
     /// The median of a row; `nil` where it was not measured.
     func median(_ table: String, _ row: String) -> Double? { tables.first { $0.id == table }?.row(row)?.median }
 
+    /// `row` in relation to `base`, of the same table; `nil` where one of them was not measured.
+    func ratio(_ table: String, _ row: String, of base: String) -> Double? {
+        guard let table = tables.first(where: { $0.id == table }), let base = table.row(base) else { return nil }
+        return table.row(row)?.ratio(to: base)
+    }
+
     // MARK: For people
 
     var text: String {

@@ -50,9 +50,10 @@ struct Target {
             ("ADD with hostPort, at once, of the reference chain", "cni.add.at-once", 1.0 / 15),
             ("DEL with hostPort, at once, of the reference chain", "cni.del.at-once", 1.0 / 15),
         ].map { what, table, limit in
-            let fastest = [CNISection.iptables, CNISection.nftables].compactMap { report.median(table, $0) }.min()
-            return Target(
-                what: what, measured: divide(report.median(table, CNISection.knetd), fastest), limit: limit, unit: "×")
+            let ratios = [CNISection.iptables, CNISection.nftables].compactMap {
+                report.ratio(table, CNISection.knetd, of: $0)
+            }
+            return Target(what: what, measured: ratios.max(), limit: limit, unit: "×")
         }
         let dual = report.median("cni.dual.add", CNISection.knetd)
         return full + [Target(what: "dual-stack ADD", measured: dual, limit: 12, unit: "ms")]
@@ -78,14 +79,15 @@ struct Target {
                 what: "connect with 50000 services, of that with 10",
                 measured: divide(median("services.connect", 50_000), median("services.connect", 10)), limit: 1.05,
                 unit: "×"),
-            Target(
-                what: "connect at the socket with 10000 services, of the endpoint itself",
-                measured: divide(
-                    report.median("services.connect", ServicesSection.socketName(10_000)),
-                    report.median(
-                        "services.connect", ServicesSection.direct(beside: ServicesSection.socketName(10_000)))),
-                limit: 1.05, unit: "×"),
         ]
+            + [10, 10_000].map { size in
+                let name = ServicesSection.socketName(size)
+                return Target(
+                    what: "connect at the socket with \(size) services, of the endpoint itself",
+                    measured: report.ratio("services.connect", name, of: ServicesSection.direct(beside: name)),
+                    limit: 1.05,
+                    unit: "×")
+            }
     }
 
     private static func dns(_ report: Report) -> [Target] {
@@ -123,46 +125,39 @@ struct Target {
         } + [
             Target(
                 what: "request p50, with policies, of that without",
-                measured: divide(
-                    report.median(request, PolicyPath.policies), report.median(request, PolicyPath.tracked)),
-                limit: 1.03, unit: "×"),
+                measured: report.ratio(request, PolicyPath.policies, of: PolicyPath.tracked), limit: 1.03, unit: "×"),
             Target(
                 what: "stream on one processor, without policies, of that with",
-                measured: divide(
-                    report.median(throughput, PolicyPath.tracked), report.median(throughput, PolicyPath.policies)),
-                limit: 1.03, unit: "×"),
+                measured: report.ratio(throughput, PolicyPath.tracked, of: PolicyPath.policies), limit: 1.03, unit: "×"),
         ]
     }
 
     private static func path(_ report: Report) -> [Target] {
-        let table = "path.same.request"
-        let routed = report.median(table, PathSection.routed)
+        let (request, throughput) = ("request", "throughput.one-processor")
+        func target(
+            _ what: String, _ table: String, _ row: String, of base: String, limit: Double
+        ) -> Target {
+            Target(what: what, measured: report.ratio("path.\(table)", row, of: base), limit: limit, unit: "×")
+        }
         return [
-            Target(
-                what: "request p50, same node, routed, of bare veth",
-                measured: divide(routed, report.median(table, SameNode.bareVeth)), limit: 1.10, unit: "×"),
-            Target(
-                what: "request p50, same node, routed, of the bridge",
-                measured: divide(routed, report.median(table, SameNode.bridge)), limit: 1, unit: "×"),
-            Target(
-                what: "stream on one processor, two nodes: Flannel's way, of overlay",
-                measured: divide(
-                    report.median("path.cross.throughput.one-processor", CrossNode.flannel),
-                    report.median("path.cross.throughput.one-processor", PathSection.overlay)), limit: 1, unit: "×"),
-            Target(
-                what: "request p50, two nodes: overlay, of Flannel's way",
-                measured: divide(
-                    report.median("path.cross.request", PathSection.overlay),
-                    report.median("path.cross.request", CrossNode.flannel)), limit: 1, unit: "×"),
-            Target(
-                what: "request p50, same node, ebpf, of bare veth",
-                measured: divide(report.median(table, PathSection.ebpf), report.median(table, SameNode.bareVeth)),
-                limit: 1.05, unit: "×"),
-            Target(
-                what: "stream on one processor, same node: bare veth, of ebpf",
-                measured: divide(
-                    report.median("path.same.throughput.one-processor", SameNode.bareVeth),
-                    report.median("path.same.throughput.one-processor", PathSection.ebpf)), limit: 1 / 0.95, unit: "×"),
+            target(
+                "request p50, same node, routed, of bare veth", "same.\(request)", PathSection.routed,
+                of: SameNode.bareVeth, limit: 1.10),
+            target(
+                "request p50, same node, routed, of the bridge", "same.\(request)", PathSection.routed,
+                of: SameNode.bridge, limit: 1),
+            target(
+                "stream on one processor, two nodes: Flannel's way, of overlay", "cross.\(throughput)",
+                CrossNode.flannel, of: PathSection.overlay, limit: 1),
+            target(
+                "request p50, two nodes: overlay, of Flannel's way", "cross.\(request)", PathSection.overlay,
+                of: CrossNode.flannel, limit: 1),
+            target(
+                "request p50, same node, ebpf, of bare veth", "same.\(request)", PathSection.ebpf,
+                of: SameNode.bareVeth, limit: 1.05),
+            target(
+                "stream on one processor, same node: bare veth, of ebpf", "same.\(throughput)", SameNode.bareVeth,
+                of: PathSection.ebpf, limit: 1 / 0.95),
         ]
     }
 

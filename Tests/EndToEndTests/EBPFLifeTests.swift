@@ -28,7 +28,7 @@ import Testing
         /// - Parameter targets: addresses and ports of `EchoServer`s, or of a Service's.
         init(from pod: NetworkNamespace, to targets: [(IPAddress, UInt16)], streams: [(IPAddress, UInt16)]) throws {
             for (address, port) in targets {
-                try repeatedly("connection to \(address)", every: .seconds(targets.count) / 250) { [self] in
+                try repeatedly("connection to \(address)", every: .seconds(targets.count) / 300) { [self] in
                     // Less than TCP takes to send a SYN again: no packet is lost either.
                     _ = try Prober(pod, port: port, milliseconds: 900).answer(address, bytes: 100)
                     connections.add(1, ordering: .relaxed)
@@ -123,6 +123,7 @@ import Testing
             }
             let streams = ends.filter { $0.port != 80 }.map { ($0.address, EchoServer.longPort) }
             let traffic = try Traffic(from: playground.namespace("c1"), to: ends, streams: streams)
+            defer { _ = traffic.stop() }
             usleep(500_000)
             let first = try Self.tags("node1", playground)
 
@@ -191,10 +192,12 @@ import Testing
                 try ["a", "b"].map { (try stage.address($0, family), EchoServer.longPort) }
             }
             let traffic = try Traffic(from: playground.namespace("c1"), to: [], streams: pods)
+            defer { _ = traffic.stop() }
             let tags = try playground.nodeNames.map { try Self.tags($0, playground) }
             var times: [Duration] = []
             for _ in 0..<5 {
                 usleep(200_000)
+                let lost = try Self.counters("node1", playground)
                 try Self.losePower(playground)
                 for (node, tags) in zip(playground.nodeNames, tags) {
                     let start = ContinuousClock.now
@@ -203,6 +206,8 @@ import Testing
                     try playground.waitUntilReady(node)
                     times.append(ContinuousClock.now - start)
                 }
+                let found = try Self.counters("node1", playground)
+                #expect(found[1] < lost[1], "nothing of it is left: \(lost), \(found)")
                 // By programs again, of packets and at the socket.
                 for family in IPFamily.allCases {
                     let before = try Self.counters("node1", playground)

@@ -79,18 +79,19 @@ public struct VethRequest: Sendable {
 }
 
 extension NetlinkSocket {
-    /// All interfaces of the namespace.
-    /// - Parameter isExact: throws `EAGAIN` while interfaces come and go too fast to be listed; without it, some may be
-    ///   listed that are gone.
-    public func links(isExact: Bool = false) throws -> [Link] {
-        try linkTable(isExact: isExact, by: \.index) {
-            var message = NetlinkMessage("list links", type: RTM_GETLINK)
-            message.put(ifinfomsg())
-            message.put(IFLA_EXT_MASK, UInt32(RTEXT_FILTER_SKIP_STATS))
-            return message
-        } item: {
-            Link($0)
+    /// All interfaces of the namespace. While interfaces come and go without a pause, some may be among them that are gone.
+    public func links() throws -> [Link] { try linkTable(by: \.name, NetlinkMessage.links) { Link($0) } }
+
+    /// All interfaces of the namespace and no others.
+    /// - Throws: `EAGAIN` where they came and went for three seconds.
+    public func exactLinks() throws -> [Link] {
+        var links: [Link] = []
+        try dump(NetlinkMessage.links) {
+            links = []
+        } visit: {
+            if let link = Link($0) { links.append(link) }
         }
+        return links
     }
 
     /// The interface of the name.
@@ -119,7 +120,7 @@ extension NetlinkSocket {
     /// for its readers once for a whole group.
     public func deleteLinks(_ names: [String]) throws {
         let indices = names.compactMap { try? Self.index(of: $0) }
-        if indices.count > 1, (try? groupForDeletion(indices, names: Set(names))) == true {
+        if indices.count > 1, try groupForDeletion(indices, names: Set(names)) {
             try request(.deleteLinks(group: Self.deletionGroup))
             return
         }
@@ -136,7 +137,8 @@ extension NetlinkSocket {
         var batch = NetlinkBatch()
         for index in indices { batch.append(.changeLink(index: index, group: Self.deletionGroup)) }
         for case let error? in try send(batch) where error.errno != ENODEV { throw error }
-        let group = try links(isExact: true).filter { $0.group == Self.deletionGroup }
+        // Somebody else's that is gone keeps them from being deleted at once, not more.
+        let group = try links().filter { $0.group == Self.deletionGroup }
         return !group.isEmpty && group.allSatisfy { names.contains($0.name) }
     }
 
@@ -175,6 +177,13 @@ extension NetlinkSocket {
         let index = if_nametoindex(name)
         guard index != 0 else { throw SystemError("find link \(name)", errno: ENODEV) }
         return Int32(index)
+    }
+
+    /// Name of the interface of the index in the calling thread's namespace; `nil` where there is none.
+    public static func name(of index: Int32) -> String? {
+        withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(IF_NAMESIZE)) { buffer in
+            if_indextoname(UInt32(index), buffer.baseAddress).map { String(cString: $0) }
+        }
     }
 }
 
@@ -230,6 +239,13 @@ extension VXLAN {
 }
 
 extension NetlinkMessage {
+    fileprivate static func links() -> NetlinkMessage {
+        var message = NetlinkMessage("list links", type: RTM_GETLINK)
+        message.put(ifinfomsg())
+        message.put(IFLA_EXT_MASK, UInt32(RTEXT_FILTER_SKIP_STATS))
+        return message
+    }
+
     private static let up = UInt32(IFF_UP)
     private static let createFlags = NLM_F_CREATE | NLM_F_EXCL
 

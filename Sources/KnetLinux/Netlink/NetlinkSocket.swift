@@ -139,35 +139,29 @@ public final class NetlinkSocket {
             if try dumpOnce(message(), visit: visit) { return }
             usleep(1_000 << min(attempt, 7))
         }
-        throw Self.inconsistent(Self.dumps)
+        throw SystemError(
+            "netlink dump", errno: EAGAIN, detail: "the kernel's table changed during \(Self.dumps) dumps")
     }
 
     /// Dumps a table that each coming and going of a link makes inconsistent. While links come and go without a pause, no
-    /// dump of many is consistent; then what the last two found together stands: what was there all the time is in it,
-    /// unless both dumps missed it, and what changed meanwhile is told by the kernel's events.
-    /// - Parameters:
-    ///   - isExact: throws `EAGAIN` instead.
-    ///   - identity: by which an item of one dump is that of another.
-    func linkTable<Item>(
-        isExact: Bool = false, by identity: (Item) -> some Hashable, _ message: () -> NetlinkMessage,
-        item: (NetlinkReply) -> Item?
+    /// dump of many is consistent; then what all found together stands. What was there all the time is in it, unless each
+    /// dump missed it; what went meanwhile may be, until the next comparison.
+    /// - Parameter identity: by which an item of one dump is that of another; the latest one counts.
+    func linkTable<Item, Identity: Hashable>(
+        by identity: (Item) -> Identity, _ message: () -> NetlinkMessage, item: (NetlinkReply) -> Item?
     ) throws -> [Item] {
-        var (earlier, latest): ([Item], [Item]) = ([], [])
-        for attempt in 0..<Self.linkDumps {
-            (earlier, latest) = (latest, [])
+        var dumps: [[Item]] = []
+        while dumps.count < Self.linkDumps {
+            var items: [Item] = []
             let isConsistent = try dumpOnce(message()) { reply in
-                if let item = item(reply) { latest.append(item) }
+                if let item = item(reply) { items.append(item) }
             }
-            if isConsistent { return latest }
-            usleep(1_000 << attempt)
+            if isConsistent { return items }
+            usleep(1_000 << dumps.count)
+            dumps.append(items)
         }
-        if isExact { throw Self.inconsistent(Self.linkDumps) }
-        let seen = Set(latest.map(identity))
-        return earlier.filter { !seen.contains(identity($0)) } + latest
-    }
-
-    private static func inconsistent(_ dumps: Int) -> SystemError {
-        SystemError("netlink dump", errno: EAGAIN, detail: "the kernel's table changed during \(dumps) dumps")
+        var seen: Set<Identity> = []
+        return dumps.reversed().joined().filter { seen.insert(identity($0)).inserted }
     }
 
     /// Sends a request that has one answer, and visits that.

@@ -14,7 +14,11 @@ struct ServicesSection {
 
     private let sizes: [Int]
     private let changes: Int
+    /// Of one turn.
     private let connections: Int
+
+    /// Through the Service and beside it.
+    private static let turns = 10
 
     static func name(_ size: Int) -> String { "\(size) services × \(ServiceContents.endpoints)" }
 
@@ -22,7 +26,7 @@ struct ServicesSection {
         let quick = stage.options.isQuick
         sizes = quick ? [10, 100] : [10, 100, 1000, 10_000, 50_000]
         changes = quick ? 20 : 1000
-        connections = quick ? 50 : 5000
+        connections = quick ? 10 : 1000
     }
 
     private struct Collectors {
@@ -116,12 +120,14 @@ struct ServicesSection {
         let server = try namespace.run { try ConnectServer() }
         defer { server.stop() }
         try proxy.serve(ConnectServer.address, port: ConnectServer.port)
-        for _ in 0..<2 {
-            figures.connect.add(
-                Self.direct(beside: name),
-                try server.connect(ConnectServer.address, ConnectServer.port, connections, namespace))
-            figures.connect.add(
-                name, try server.connect(ServiceContents.probeAddress, 80, connections, namespace))
+        let ways: [(row: String, address: IPAddress, port: UInt16)] = [
+            (Self.direct(beside: name), ConnectServer.address, ConnectServer.port),
+            (name, ServiceContents.probeAddress, 80),
+        ]
+        for round in 0..<Self.turns {
+            for (row, address, port) in round % 2 == 0 ? ways : ways.reversed() {
+                figures.connect.add(row, try server.connect(address, port, connections, namespace))
+            }
         }
     }
 
@@ -140,7 +146,7 @@ struct ServicesSection {
         let server = try namespace.run { try ConnectServer() }
         defer { server.stop() }
         figures.connect.add(
-            row, try server.connect(ServiceContents.probeAddress, 80, connections, namespace))
+            row, try server.connect(ServiceContents.probeAddress, 80, connections * Self.turns / 2, namespace))
         let count = min(changes, size > 1000 ? 10 : 50)
         let times = try namespace.run {
             try (0..<count).map { number in

@@ -172,7 +172,7 @@ struct CleanupCommand: ParsableCommand {
         for plugin in Plugins.all { try plugin.remove?(surroundings) }
         let failures = kernel.apply(KernelChanges(remove: try kernel.read().filter(\.isRemovable))).failures
         let pods = try pool.with { socket in
-            let links = try socket.links().filter { $0.alias?.hasPrefix(PodLink.aliasPrefix) == true }
+            let links = try socket.exactLinks().filter { $0.alias?.hasPrefix(PodLink.aliasPrefix) == true }
             var batch = NetlinkBatch()
             for link in links { batch.append(.deleteLink(name: link.name)) }
             return try socket.send(batch).count { $0 == nil }

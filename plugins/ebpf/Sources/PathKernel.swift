@@ -69,7 +69,7 @@ public final class PathKernel: Sendable {
         shortfall.forgetAll()
         guard let object else { return [] }
         let links = try pool.with { try $0.links() }
-        let names = Dictionary(links.map { ($0.index, $0.name) }) { $1 }
+        let names = Dictionary(links.map { ($0.index, $0.name) }) { latest, _ in latest }
         let programs = links.flatMap { link in
             hooks.attached(to: link.index).map { program -> PathEntry in
                 let role = PathRole(kernelName: program.info.name)
