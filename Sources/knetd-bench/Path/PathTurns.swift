@@ -16,6 +16,15 @@ struct PathTurns {
             case .free: .free
             }
         }
+
+        /// Of so many parts is a turn: the more turns there are, the less do those count in which others disturb. A stream takes
+        /// its time to get going.
+        var parts: Int {
+            switch self {
+            case .stream, .streamTogether: 1
+            case .pinned, .free, .connections: 5
+            }
+        }
     }
 
     private enum Figure: String, CaseIterable {
@@ -88,9 +97,12 @@ struct PathTurns {
 
     // MARK: Turns
 
-    /// - Parameter seconds: of one turn.
+    /// - Parameters:
+    ///   - rounds: of streams; there are more, and shorter ones, of what takes little time.
+    ///   - seconds: of one turn of them.
     mutating func run(rounds: Int, seconds: Double) throws {
         for kind in Kind.allCases {
+            let (rounds, seconds) = rounds == 1 ? (1, seconds) : (rounds * kind.parts, seconds / Double(kind.parts))
             for round in 0..<rounds {
                 try Progress.step("\(kind.rawValue), \(place): round \(round + 1) of \(rounds)")
                 // Each begins a round at times: what comes after a pause finds another machine.
