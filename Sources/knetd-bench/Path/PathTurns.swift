@@ -17,14 +17,9 @@ struct PathTurns {
             }
         }
 
-        /// Of so many parts is a turn: the more turns there are, the less do those count in which others disturb. A stream takes
-        /// its time to get going.
-        var parts: Int {
-            switch self {
-            case .stream, .streamTogether: 1
-            case .pinned, .free, .connections: 5
-            }
-        }
+        /// Of so many parts is a turn: the more turns there are, the less do those count in which others disturb. The kernel tells
+        /// of a stream's work in ticks of milliseconds, which takes long turns.
+        var parts: Int { self == .stream ? 1 : 5 }
     }
 
     private enum Figure: String, CaseIterable {
@@ -98,7 +93,7 @@ struct PathTurns {
     // MARK: Turns
 
     /// - Parameters:
-    ///   - rounds: of streams; there are more, and shorter ones, of what takes little time.
+    ///   - rounds: of streams whose work is measured; of all else there are more, and shorter ones.
     ///   - seconds: of one turn of them.
     mutating func run(rounds: Int, seconds: Double) throws {
         for kind in Kind.allCases {
