@@ -1,10 +1,10 @@
 """Plays systemd's part towards one daemon: keeps the descriptors that it stores (sd_pid_notify_with_fds(3)) and gives them to the
 next one (sd_listen_fds(3)). SIGHUP restarts the daemon, SIGUSR1 kills and restarts it, SIGTERM ends both."""
-import os, signal, socket, sys
+import os, select, signal, socket, sys
 
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 notify.bind(f"\0knetd-test-{os.getpid()}")
-notify.settimeout(0.05)
+notify.setblocking(False)
 stored, wanted, ending = [], None, False
 
 
@@ -30,23 +30,37 @@ def ask(number, _):
 
 for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
     signal.signal(number, ask)
-daemon = start()
-while True:
+
+
+def take():
+    """Takes one message, if there is one."""
+    global stored
     try:
         text, descriptors, _, _ = socket.recv_fds(notify, 4096, 4)
-        lines = dict(line.split("=", 1) for line in text.decode().splitlines() if "=" in line)
-        if lines.get("FDSTORE") == "1":
-            stored = [kept for kept in stored if kept[0] != lines["FDNAME"]] + [(lines["FDNAME"], descriptors[0])]
-        if lines.get("FDSTOREREMOVE") == "1":
-            for kept in [kept for kept in stored if kept[0] == lines["FDNAME"]]:
-                os.close(kept[1])
-                stored.remove(kept)
-    except TimeoutError:
-        pass
-    if wanted:
-        os.kill(daemon, wanted)
-        wanted = None
-        os.waitpid(daemon, 0)
-        if ending:
-            sys.exit(0)
-        daemon = start()
+    except BlockingIOError:
+        return False
+    lines = dict(line.split("=", 1) for line in text.decode().splitlines() if "=" in line)
+    if lines.get("FDSTORE") == "1":
+        stored = [kept for kept in stored if kept[0] != lines["FDNAME"]] + [(lines["FDNAME"], descriptors[0])]
+    if lines.get("FDSTOREREMOVE") == "1":
+        for kept in [kept for kept in stored if kept[0] == lines["FDNAME"]]:
+            os.close(kept[1])
+            stored.remove(kept)
+    return True
+
+
+while not ending:
+    daemon, told = start(), False
+    end = os.pidfd_open(daemon)
+    while True:
+        # A daemon that could not send what it has to say would not end.
+        ready, _, _ = select.select([notify, end] if told else [notify], [], [], 0.05)
+        while take():
+            pass
+        if end in ready:
+            break
+        if wanted:
+            os.kill(daemon, wanted)
+            wanted, told = None, True
+    os.waitpid(daemon, 0)
+    os.close(end)

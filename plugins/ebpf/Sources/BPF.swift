@@ -193,22 +193,28 @@ enum BPF {
 
     // MARK: What libbpf says
 
-    private static let said = Mutex<[String]>([])
+    /// By the thread that listens.
+    private static let said = Mutex<[pthread_t: [String]]>([:])
 
-    /// - Returns: the last of what libbpf and the kernel's verifier said while `body` ran.
-    static func listening<Result>(_ body: () -> Result) -> (result: Result, said: [String]) {
-        said.withLock { $0 = [] }
-        libbpf_set_print { level, format, arguments in
+    private static let hearing: Void = {
+        _ = libbpf_set_print { level, format, arguments in
             guard level.rawValue <= LIBBPF_INFO.rawValue, let format, let arguments else { return 0 }
             var line = [CChar](repeating: 0, count: 16_384)
             vsnprintf(&line, line.count, format, arguments)
             let text = String(decoding: line.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
-            BPF.said.withLock { $0 += text.split(separator: "\n").map(String.init) }
+            // What nobody listens to is not told.
+            BPF.said.withLock { $0[pthread_self()]? += text.split(separator: "\n").map(String.init) }
             return 0
         }
-        defer { libbpf_set_print(nil) }
+    }()
+
+    /// - Returns: the last of what libbpf and the kernel's verifier said while `body` ran on this thread.
+    static func listening<Result>(_ body: () -> Result) -> (result: Result, said: [String]) {
+        hearing
+        said.withLock { $0[pthread_self()] = [] }
         let result = body()
-        return (result, said.withLock { Array($0.suffix(keptLines)) })
+        let lines = said.withLock { $0.removeValue(forKey: pthread_self()) } ?? []
+        return (result, lines.suffix(keptLines))
     }
 
     private static let keptLines = 12

@@ -18,8 +18,8 @@ public final class FastPath: Plugin, PluginService {
     private let sockets: SocketServices?
     /// `nil` without policies.
     private let verdicts: Verdicts?
+    private let flows: FlowExchange
     private let settings: PathSettings
-    private let events: FlowEvents?
     private let arrivals = Mutex(Arrivals())
 
     /// - Parameters:
@@ -39,27 +39,8 @@ public final class FastPath: Plugin, PluginService {
         settings = PathSettings(
             isPoliced: policies != nil, isTold: flows.isHeard, isBalanced: isBalanced,
             isDirect: isBalanced && dataplane.configuration.directReturn)
-        let verdicts =
-            obstacle == nil
-            ? policies.flatMap { policies in
-                kernel.object?.maps[.verdicts].map { Verdicts($0, policies) }
-            } : nil
-        self.verdicts = verdicts
-        if let maps = kernel.object?.maps, let ring = maps[.events] {
-            var swept: FlowEvents.Swept?
-            if let flows = maps[.flows], let translations = maps[.translations] {
-                swept = FlowEvents.Swept(flows: flows, translations: translations)
-            }
-            events = FlowEvents(ring, sweeping: swept) { event in
-                if let question = event.question {
-                    verdicts?.answer(question, event.links)
-                } else if flows.isHeard, let told = event.told {
-                    flows.tell(told)
-                }
-            }
-        } else {
-            events = nil
-        }
+        self.flows = flows
+        verdicts = obstacle == nil ? policies.map { Verdicts(kernel, $0) } : nil
     }
 
     // MARK: Plugin
@@ -117,7 +98,26 @@ public final class FastPath: Plugin, PluginService {
 
     // MARK: Service
 
-    public func run() async { await events?.run() }
+    public func run() async {
+        // The next generation loads its own only when these are there.
+        let events = try? await onOwnThread("knetd-load") { self.makeEvents() }
+        await events?.run()
+    }
+
+    private func makeEvents() -> FlowEvents? {
+        guard let maps = kernel.object?.maps, let ring = maps[.events] else { return nil }
+        var swept: FlowEvents.Swept?
+        if let flows = maps[.flows], let translations = maps[.translations] {
+            swept = FlowEvents.Swept(flows: flows, translations: translations)
+        }
+        return FlowEvents(ring, sweeping: swept) { [verdicts, flows] event in
+            if let question = event.question {
+                verdicts?.answer(question, event.links)
+            } else if flows.isHeard, let told = event.told {
+                flows.tell(told)
+            }
+        }
+    }
 
     public var faults: [String] { kernel.faults }
 

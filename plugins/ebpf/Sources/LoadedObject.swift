@@ -119,4 +119,15 @@ public protocol ObjectName: RawRepresentable<String>, CaseIterable, Hashable, Se
 /// Why the kernel would not have the programs, with the verifier's last words.
 struct Refusal: Error, CustomStringConvertible {
     let description: String
+
+    /// - Returns: what `load` returns, or what it throws as words.
+    static func catching<Loaded>(_ load: () throws -> Loaded) -> Result<Loaded, Refusal> {
+        Result(catching: load).mapError { Refusal(description: "\($0)") }
+    }
+}
+
+extension Result where Failure == Refusal {
+    var refusal: String? {
+        if case .failure(let refusal) = self { refusal.description } else { nil }
+    }
 }

@@ -28,8 +28,8 @@ public final class OutsideServices: Plugin, PluginService {
     public let needs = ServiceProxy.needs
 
     private let sight: ServiceSight
-    private let maps: FrontendMaps?
-    private let translations: BPFMap?
+    private let kernel: PathKernel
+    private let frontends: MadeOnce<FrontendMaps?>
     /// Of datagrams' frontends, since it was last settled.
     private let gone = Mutex<[GoneEndpoint]>([])
     private let shortfall = Shortfall<OutsideEntry>("clients outside are served by nftables alone")
@@ -37,12 +37,16 @@ public final class OutsideServices: Plugin, PluginService {
     /// - Parameter kernel: that of the programs which balance.
     public init(_ services: ServiceProxy.Settings, kernel: PathKernel) {
         sight = ServiceSight(services)
-        translations = kernel.object?.maps[.translations]
-        maps = kernel.object.flatMap { object in
-            guard let frontends = object.maps[.outside], let slots = object.maps[.tables] else { return nil }
+        self.kernel = kernel
+        frontends = MadeOnce {
+            guard let maps = kernel.object?.maps, let frontends = maps[.outside], let slots = maps[.tables] else {
+                return nil
+            }
             return FrontendMaps(frontends, slots: slots)
         }
     }
+
+    private var maps: FrontendMaps? { frontends.value }
 
     public func affected(by keys: Set<ObjectKey>, in state: ClusterState) -> Set<ObjectKey> {
         sight.affected(by: keys, in: state)
@@ -105,7 +109,7 @@ public final class OutsideServices: Plugin, PluginService {
             GoneEndpoint(frontend: $0.frontend, address: $0.endpoint, port: nil)
         }
         let all = Dictionary(grouping: datagrams + streams, by: \.address)
-        guard !all.isEmpty, let translations else { return }
+        guard !all.isEmpty, let translations = kernel.object?.maps[.translations] else { return }
         var over: [[UInt8]] = []
         try? translations.visit { key, value in
             if let way = Translation(key, value),

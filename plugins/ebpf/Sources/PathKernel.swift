@@ -5,42 +5,43 @@ import KnetCore
 public import KnetLinux
 import Synchronization
 
-/// Reads and writes programs and maps.
+/// Reads and writes programs and maps. They are loaded when they are first needed: the kernel looks at them for some tenths of a
+/// second, in which names are answered and the rules serve.
 public final class PathKernel: Sendable {
     typealias Loaded = LoadedObject<PathRole, PathMap>
 
     private let pool: NetlinkPool
     private let hooks: ProgramHooks
-    /// `nil` where the kernel would not have them.
-    let object: Loaded?
-    /// Why not, and the verifier's last words.
-    let refusal: String?
+    private let loading: MadeOnce<Result<Loaded, Refusal>>
     private let shortfall = Shortfall<PathEntry>("it goes through the host's stack")
 
     public init(_ settings: EBPF.Settings, pool: NetlinkPool) {
-        self.pool = pool
-        let refused = BPF.refused
-        hooks = ProgramHooks(refused: refused)
-        do {
-            if refused.contains("load") { throw Refusal(description: "refused by KNETD_BPF_REFUSE") }
-            // The programs call functions of it, which a kernel without it does not have.
-            try? Conntrack.load()
-            let kept = Self.mapsAtWork(try pool.with { try $0.links() }, hooks)
-            let loaded = try Loaded(
-                "path.o", Embedded.path,
-                sizes: [
-                    .endpoints: settings.endpoints, .nodes: settings.nodes, .flows: settings.flows,
-                    .verdicts: settings.verdicts, .outside: settings.frontends, .tables: settings.slots,
-                    .translations: settings.translations,
-                ], kept: kept)
-            // An earlier process may have ended between a change and its telling.
-            try Self.set(nil, loaded, isNext: true, isLoading: true)
-            object = loaded
-            refusal = nil
-        } catch {
-            object = nil
-            refusal = "\(error)"
-        }
+        let hooks = ProgramHooks(refused: BPF.refused)
+        (self.pool, self.hooks) = (pool, hooks)
+        loading = MadeOnce { Refusal.catching { try Self.load(settings, pool, hooks) } }
+    }
+
+    /// `nil` where the kernel would not have them.
+    var object: Loaded? { try? loading.value.get() }
+
+    /// Why not, and the verifier's last words.
+    var refusal: String? { loading.value.refusal }
+
+    private static func load(_ settings: EBPF.Settings, _ pool: NetlinkPool, _ hooks: ProgramHooks) throws -> Loaded {
+        if BPF.refused.contains("load") { throw Refusal(description: "refused by KNETD_BPF_REFUSE") }
+        // The programs call functions of it, which a kernel without it does not have.
+        try? Conntrack.load()
+        let kept = mapsAtWork(try pool.with { try $0.links() }, hooks)
+        let loaded = try Loaded(
+            "path.o", Embedded.path,
+            sizes: [
+                .endpoints: settings.endpoints, .nodes: settings.nodes, .flows: settings.flows,
+                .verdicts: settings.verdicts, .outside: settings.frontends, .tables: settings.slots,
+                .translations: settings.translations,
+            ], kept: kept)
+        // An earlier process may have ended between a change and its telling.
+        try set(nil, loaded, isNext: true, isLoading: true)
+        return loaded
     }
 
     /// Takes the programs off all devices; the maps go with them.

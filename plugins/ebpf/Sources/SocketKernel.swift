@@ -5,50 +5,65 @@ public import KnetLinux
 import ServiceProxyPlugin
 import Synchronization
 
-/// Reads and writes the programs and maps of Services at the socket. They are held beyond this process: the next daemon goes on
-/// with what sockets were told. Without them the service proxy's rules serve.
+/// Reads and writes the programs and maps of Services at the socket, loaded when they are first needed. They are held beyond this
+/// process: the next daemon goes on with what sockets were told. Without them the service proxy's rules serve.
 public final class SocketKernel: Sendable {
     typealias Loaded = LoadedObject<SocketHook, SocketMap>
 
-    /// `nil` where the kernel would not have them.
-    let object: Loaded?
-    /// Why not.
-    let refusal: String?
-    /// Why programs and maps cannot be pinned.
-    let pinFault: String?
+    private struct Held {
+        let object: Loaded
+        let frontends: FrontendMaps?
+        let pinFault: String?
+    }
+
+    private let loading: MadeOnce<Result<Held, Refusal>>
     private let shortfall = Shortfall<SocketEntry>("Services are served by nftables alone")
-    private let frontends: FrontendMaps?
     /// Why sockets could not be ended.
     private let endFault = Mutex<String?>(nil)
 
     /// - Parameter runDirectory: `agent.runDirectory`.
     public init(_ settings: EBPF.Settings, runDirectory: String, kept: KeptDescriptors) {
+        loading = MadeOnce {
+            let loaded = Refusal.catching { try Self.load(settings, runDirectory, kept) }
+            if loaded.refusal != nil { Self.remove(runDirectory: runDirectory, kept) }
+            return loaded
+        }
+    }
+
+    private var held: Held? { try? loading.value.get() }
+    private var frontends: FrontendMaps? { held?.frontends }
+
+    /// `nil` where the kernel would not have them.
+    var object: Loaded? { held?.object }
+
+    /// Why not.
+    var refusal: String? { loading.value.refusal }
+
+    /// Why programs and maps cannot be pinned.
+    var pinFault: String? { held?.pinFault }
+
+    private static func load(
+        _ settings: EBPF.Settings, _ runDirectory: String, _ kept: KeptDescriptors
+    ) throws -> Held {
+        if BPF.refused.contains("cgroup") { throw Refusal(description: "refused by KNETD_BPF_REFUSE") }
         // A pod can have two addresses.
         let sizes: [SocketMap: Int] = [
             .clients: settings.endpoints, .frontends: settings.frontends, .slots: settings.slots,
             .members: settings.slots, .connections: settings.peers, .datagrams: settings.peers,
         ]
-        do {
-            if BPF.refused.contains("cgroup") { throw Refusal(description: "refused by KNETD_BPF_REFUSE") }
-            let root = try CgroupRoot.open()
-            let held = HeldObjects(runDirectory: runDirectory, kept: kept)
-            let maps = SocketMap.allCases.compactMap { map in
-                held.get(map.rawValue).flatMap { try? BPFMap($0) }.map { (map, $0) }
-            }
-            let object = try Loaded("socket.o", Embedded.socket, sizes: sizes, kept: Dictionary(maps) { $1 })
-            for (map, loaded) in object.maps { try held.hold(loaded.descriptor, as: map.rawValue) }
-            for (hook, program) in object.programs { try Self.attach(hook, program.descriptor, root, held) }
-            self.object = object
-            if let frontends = object.maps[.frontends], let slots = object.maps[.slots] {
-                self.frontends = FrontendMaps(frontends, slots: slots, members: object.maps[.members])
-            } else {
-                frontends = nil
-            }
-            (refusal, pinFault) = (nil, held.fault)
-        } catch {
-            Self.remove(runDirectory: runDirectory, kept)
-            (object, frontends, refusal, pinFault) = (nil, nil, "\(error)", nil)
+        let root = try CgroupRoot.open()
+        let objects = HeldObjects(runDirectory: runDirectory, kept: kept)
+        let maps = SocketMap.allCases.compactMap { map in
+            objects.get(map.rawValue).flatMap { try? BPFMap($0) }.map { (map, $0) }
         }
+        let object = try Loaded("socket.o", Embedded.socket, sizes: sizes, kept: Dictionary(maps) { $1 })
+        for (map, loaded) in object.maps { try objects.hold(loaded.descriptor, as: map.rawValue) }
+        for (hook, program) in object.programs { try attach(hook, program.descriptor, root, objects) }
+        var frontends: FrontendMaps?
+        if let found = object.maps[.frontends], let slots = object.maps[.slots] {
+            frontends = FrontendMaps(found, slots: slots, members: object.maps[.members])
+        }
+        return Held(object: object, frontends: frontends, pinFault: objects.fault)
     }
 
     /// Has the programs end.

@@ -36,19 +36,22 @@ final class Verdicts: Sendable {
         }
     }
 
-    private let map: BPFMap
+    private let kernel: PathKernel
     private let exchange: VerdictExchange
     /// Held while a question is answered: none is answered by what was true before it was forgotten.
     private let contents = Mutex(Contents())
 
-    init(_ map: BPFMap, _ exchange: VerdictExchange) {
-        self.map = map
+    init(_ kernel: PathKernel, _ exchange: VerdictExchange) {
+        self.kernel = kernel
         self.exchange = exchange
         exchange.remember { [weak self] in self?.forget($0) }
     }
 
+    private var map: BPFMap? { kernel.object?.maps[.verdicts] }
+
     /// - Parameter links: of both ends, as the question had them.
     func answer(_ question: VerdictExchange.Question, _ links: (UInt32, UInt32)) {
+        guard let map else { return }
         contents.withLock { contents in
             contents.note(question)
             // Where it cannot be said, it stays asked until it is forgotten.
@@ -56,19 +59,21 @@ final class Verdicts: Sendable {
                 let verdict = MapForm.verdict(isAdmitted ? KNET_ADMITTED : KNET_LEFT, links)
                 try? map.set(MapForm.question(question), verdict)
             }
-            if contents.count > map.info.capacity * 2 { review(&contents) }
+            if contents.count > map.info.capacity * 2 { review(&contents, map) }
         }
     }
 
+    /// Before there are programs it waits for them: those of an earlier process have its answers.
     private func forget(_ addresses: Set<IPAddress>?) {
+        guard let map else { return }
         contents.withLock { contents in
-            guard let addresses else { return review(&contents) }
+            guard let addresses else { return review(&contents, map) }
             for question in contents.forget(addresses) { try? map.remove(MapForm.question(question)) }
         }
     }
 
     /// Asks again about all that the kernel holds, also what another process was told, and has it forget what is not so any more.
-    private func review(_ contents: inout Contents) {
+    private func review(_ contents: inout Contents, _ map: BPFMap) {
         let before = contents.forgetAll()
         var held: [(key: [UInt8], value: [UInt8])] = []
         do {
