@@ -27,6 +27,8 @@ RELEASE := -c release --static-swift-stdlib --disable-local-rpath \
 NETFILTER ?=
 RELEASE += $(if $(NETFILTER),-Xswiftc -static-executable -Xlinker -L$(NETFILTER))
 WIRE := Sources/KnetKubernetes/Wire
+# What has to hold over eBPF by direct routes too, and where a kernel refuses some of it.
+EBPF_SUITES := EndToEndTests\.(Connectivity|Service|Policy|Restart)Tests
 # Options of the benchmark: `make bench BENCH="--only cni --pods 100"`; `--help` lists them.
 BENCH ?=
 
@@ -49,11 +51,15 @@ test: setup ## Run all tests on this machine's kernel; as root, or what needs ro
 	SWIFT=$(SWIFT) Tests/run.sh
 	Tests/example-plugin.sh
 
-nightly: setup ## The random tests at length: 10,000 runs against a server that misbehaves and of services, 500 of policies, 10 million broken messages; all that has daemons over eBPF; 50 failovers
+nightly: setup ## The random tests at length: 10,000 runs against a server that misbehaves and of services, 500 of policies, 10 million broken messages, as many packets; all that has daemons over eBPF; 50 failovers
 	$(SWIFT) build --build-tests
 	KNETD_RANDOM_RUNS=10000 KNETD_FUZZ_RUNS=5000000 KNETD_POLICY_RUNS=500 KNETD_POLICY_EXPLAIN=5 KNETD_POLICY_STARTS=500 SWIFT=$(SWIFT) \
-		Tests/run.sh --filter "FollowTests|RandomTests|RandomEventTests|FuzzTests|ProgramTests|PolicyTests|PolicyStartTests"
+		Tests/run.sh --filter "FollowTests|RandomTests|RandomEventTests|FuzzTests|PolicyTests|PolicyStartTests"
+	KNETD_FUZZ_RUNS=10000000 SWIFT=$(SWIFT) Tests/run.sh --filter "ProgramTests|BalanceTests"
 	KNETD_TEST_DATAPLANE=ebpf SWIFT=$(SWIFT) Tests/run.sh --filter EndToEndTests
+	KNETD_TEST_DATAPLANE=ebpf-direct SWIFT=$(SWIFT) Tests/run.sh --filter "$(EBPF_SUITES)"
+	for part in tcx load,cgroup; do \
+		KNETD_BPF_REFUSE=$$part KNETD_TEST_DATAPLANE=ebpf SWIFT=$(SWIFT) Tests/run.sh --filter "$(EBPF_SUITES)" || exit 1; done
 	KNETD_FAILOVER_RUNS=50 SWIFT=$(SWIFT) Tests/run.sh --filter Layer2Tests
 
 kernels: setup ## The BPF programs of packets on Debian's 6.1 and 6.12, in virtual machines without KVM; needs qemu-system-x86 and busybox-static

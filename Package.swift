@@ -27,7 +27,10 @@ let libraries: [String: [Target.Dependency]] = [
     ],
     "LoadBalancer": ["CMnl", "KnetBFD", .product(name: "Logging", package: "swift-log")],
     // Its transports are theirs, and what Services are.
-    "EBPF": ["CBPF", "CKnetBPF", "OverlayPlugin", "RoutedPlugin", "ServiceProxyPlugin"],
+    "EBPF": [
+        "CBPF", "CKnetBPF", "OverlayPlugin", "RoutedPlugin", "ServiceProxyPlugin",
+        .product(name: "Logging", package: "swift-log"),
+    ],
 ]
 
 let strict: [SwiftSetting] =

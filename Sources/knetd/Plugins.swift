@@ -59,11 +59,12 @@ enum Plugins {
                             services.decode(), ownCookie: NetworkNamespace.currentCookie(),
                             answered: plugins["dns"]?["service"]?.string,
                             kernel: SocketKernel(
-                                settings, runDirectory: $1.configuration.agent.runDirectory, kept: $1.kept))
+                                settings, runDirectory: $1.configuration.agent.runDirectory, kept: $1.kept,
+                                logger: $1.logger))
                     } else {
                         SocketKernel.remove(runDirectory: $1.configuration.agent.runDirectory, $1.kept)
                     }
-                    let kernel = PathKernel(settings, pool: $1.pool)
+                    let kernel = PathKernel(settings, pool: $1.pool, logger: $1.logger)
                     let outside =
                         try settings.outsideServices
                         ? plugins["serviceProxy"].map { OutsideServices(try $0.decode(), kernel: kernel) } : nil

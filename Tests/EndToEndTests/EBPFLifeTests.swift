@@ -69,20 +69,6 @@ import Testing
         }
     }
 
-    /// The programs as another compiler's options make them: other instructions, the same maps.
-    private static func otherPrograms(in folder: String) throws {
-        let sources = "\(Checkout.path)/plugins/ebpf/bpf"
-        for name in ["path", "socket"] {
-            let outcome = try ChildProcess.run(
-                "/bin/sh",
-                [
-                    "-c",
-                    "clang -target bpf -mcpu=v2 -O2 -g -I/usr/include/$(uname -m)-linux-gnu -c \(sources)/\(name).bpf.c -o \(folder)/\(name).o",
-                ])
-            try #require(outcome.status == 0, "\(outcome)")
-        }
-    }
-
     /// What identifies the programs at work on a node's devices.
     private static func tags(_ node: String, _ playground: Playground) throws -> Set<[UInt8]> {
         try playground.namespace(node).run {
@@ -110,9 +96,13 @@ import Testing
         let servers = [("a", "node1"), ("b", "node2")]
         try withServices(["plugins": plugins([:])], servers: servers) { stage in
             let playground = stage.playground
-            let objects = "\(playground.directory)/objects"
-            try FileManager.default.createDirectory(atPath: objects, withIntermediateDirectories: true)
-            try Self.otherPrograms(in: objects)
+            // As another compiler's options make them: other instructions, the same maps. And with more in what is known of a connection.
+            let objects = try ProgramSources.build(in: "\(playground.directory)/objects")
+            let larger = try ProgramSources.build(
+                in: "\(playground.directory)/larger",
+                editing:
+                    "sed -i '/^struct knet_flow {/a __u64 more;' include/knet.h && sed -i 's/knet_flow) == 96/knet_flow) == 104/' include/knet.h"
+            )
             try stage.put(
                 Self.pods(playground) + [Stage.service("web", 1)]
                     + stage.slices("web", [.init(pod: "a"), .init(pod: "b")]))
@@ -141,6 +131,10 @@ import Testing
             try replace(signal: SIGKILL, ["KNETD_BPF_OBJECTS": objects])
             let second = try Self.tags("node1", playground)
             #expect(second.isDisjoint(with: first) && second.count == first.count, "other programs are at work")
+            try replace(signal: SIGTERM)
+            #expect(try Self.tags("node1", playground) == first)
+            try replace(signal: SIGKILL, ["KNETD_BPF_OBJECTS": larger])
+            #expect(try Self.tags("node1", playground).isDisjoint(with: first))
             try replace(signal: SIGTERM)
             #expect(try Self.tags("node1", playground) == first)
             // Other maps: what the old ones know goes over to them.

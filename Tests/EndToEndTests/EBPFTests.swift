@@ -79,6 +79,105 @@ import Testing
         }
     }
 
+    /// A program that reads beyond what it has looked at.
+    @Test func whatTheVerifierSaysIsInStatusAndLog() throws {
+        try withPlayground(nodes: 1, Self.plugins([:], ["serviceProxy": [:]])) { playground in
+            let objects = try ProgramSources.build(
+                in: "\(playground.directory)/objects",
+                editing:
+                    "sed -i '/^int knet_from_pod/{n;s/.*/{ if (*(char *)(long)skb->data) return 0;/}' path.bpf.c")
+            try playground.stopDaemon("node1")
+            try playground.startDaemon("node1", environment: ["KNETD_BPF_OBJECTS": objects])
+            try playground.waitUntilReady("node1")
+            let said = "invalid access to packet"
+            let status = try knetd(
+                "status", "--config", playground.configurationPath("node1"), in: playground.namespace("node1"))
+            #expect(status.output.contains("go through the host's stack") && status.output.contains(said), "\(status)")
+            #expect(playground.log(of: "node1").contains(said))
+            #expect(try Self.programs("node1", playground) == 0, "those of the daemon before are taken away")
+            try playground.addPod("a", node: "node1")
+            let peer = try playground.addPod("b", node: "node1")
+            for address in peer { _ = try Prober(playground.namespace("a")).ping(address) }
+        }
+    }
+
+    /// The oldest connections are forgotten, which are the stack's then: none fails, those that last included.
+    @Test func moreConnectionsThanThereIsRoomFor() throws {
+        try withPlayground(nodes: 1, Self.plugins(["flows": 1024])) { playground in
+            try playground.addPod("a", node: "node1")
+            let peer = try playground.addPod("b", node: "node1")
+            let server = try EchoServer(in: playground.namespace("b"))
+            defer { server.stop() }
+            let pod = try playground.namespace("a")
+            let lasting = try peer.map { try StreamClient(to: $0, port: EchoServer.longPort, in: pod) }
+            let prober = Prober(pod)
+            for _ in 0..<2_000 {
+                for address in peer { _ = try prober.answer(address) }
+            }
+            for stream in lasting { try stream.exchange(bytes: 10_000) }
+            let entries = try metric("knetd_bpf_map_entries{map=\"knet_flows\"}", of: "node1", playground)
+            #expect(entries > 500 && entries <= 1024)
+            let status = try knetd(
+                "status", "--config", playground.configurationPath("node1"), in: playground.namespace("node1"))
+            #expect(status.output.contains("map knet_flows is full"), "\(entries): \(status)")
+            // What is over goes, and the line with it.
+            try eventually(within: 25) {
+                try metric("knetd_bpf_map_entries{map=\"knet_flows\"}", of: "node1", playground) < 500
+            }
+            #expect(try Self.bpf("node1", playground)["faults"] == [])
+        }
+    }
+
+    /// Datagrams in pieces are the stack's, and get there.
+    @Test func datagramsInPiecesGetThereByTheStack() throws {
+        try withPlayground(nodes: 2, Self.plugins()) { playground in
+            try playground.addPod("a", node: "node1")
+            let peers = try playground.addPod("b", node: "node1") + playground.addPod("c", node: "node2")
+            let servers = try ["b", "c"].map { try EchoServer(in: playground.namespace($0)) }
+            defer { for server in servers { server.stop() } }
+            for address in peers {
+                let before = try Self.packets("stack_header", "node1", playground)
+                try Prober(playground.namespace("a")).datagram(address, bytes: 4_000)
+                #expect(try Self.packets("stack_header", "node1", playground) >= before + 3, "\(address)")
+            }
+        }
+    }
+
+    /// The kernel has taken a frame's tag off its bytes before the programs see it.
+    @Test func taggedFramesAreTheStacks() throws {
+        try withPlayground(nodes: 1, Self.plugins()) { playground in
+            try playground.addPod("a", node: "node1")
+            let peer = try playground.addPod("b", node: "node1").filter { $0.family == .v4 }[0]
+            func send(_ tag: String) throws {
+                let script = """
+                    import socket, struct, subprocess
+                    read = lambda name: open('/sys/class/net/eth0/' + name).read().strip()
+                    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); raw.bind(('eth0', 0))
+                    line = subprocess.run(['ip', 'neighbour'], capture_output=True, text=True).stdout.split()
+                    router = bytes.fromhex(line[line.index('lladdr') + 1].replace(':', ''))
+                    own = raw.getsockname()[4]
+                    ip = socket.inet_aton('\(playground.addresses(of: "a").first { $0.family == .v4 }!)')
+                    udp = struct.pack('>HHHH', 1000, 1000, 12, 0) + b'abcd'
+                    head = struct.pack('>BBHHHBBH', 0x45, 0, 32, 1, 0, 64, 17, 0) + ip + socket.inet_aton('\(peer)')
+                    total = sum(struct.unpack('>10H', head)); total = (total & 65535) + (total >> 16)
+                    head = head[:10] + struct.pack('>H', ~total & 65535) + head[12:]
+                    for _ in range(10): raw.send(router + own + bytes.fromhex('\(tag)') + b'\\x08\\x00' + head + udp)
+                    """
+                let outcome = try ChildProcess.run("/usr/bin/python3", ["-c", script], in: playground.namespace("a"))
+                try #require(outcome.status == 0, "\(outcome)")
+            }
+            // The pod learns its router's address.
+            _ = try Prober(playground.namespace("a")).ping(peer)
+            for (tag, outcome) in [("", "to_pod"), ("81000007", "stack_other"), ("88a80007", "stack_other")] {
+                let before = try ["to_pod", outcome].map { try Self.packets($0, "node1", playground) }
+                try send(tag)
+                let after = try ["to_pod", outcome].map { try Self.packets($0, "node1", playground) }
+                #expect(after[1] >= before[1] + 10, "\(tag): \(before), \(after)")
+                if outcome != "to_pod" { #expect(after[0] == before[0], "\(tag)") }
+            }
+        }
+    }
+
     @Test func fullMapsLeavePodsToTheStack() throws {
         try withPlayground(nodes: 1, Self.plugins(["endpoints": 16])) { playground in
             for pod in 1...10 { try playground.addPod("pod\(pod)", node: "node1") }

@@ -115,7 +115,11 @@ final class PolicyStage {
         try apply(world)
         while true {
             let began = ContinuousClock.now
-            let found = try prober.measure(expecting: expected, until: deadline)
+            var found = try prober.measure(expecting: expected, until: deadline)
+            // Programs have remembered by now what they were answered.
+            if found == expected, testedDataplane.hasPrefix("ebpf") {
+                found = try prober.measure(expecting: expected, until: deadline)
+            }
             if found == expected {
                 slowest = max(slowest, Int((began - start) / .milliseconds(1)))
                 return nil

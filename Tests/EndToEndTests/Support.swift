@@ -26,17 +26,19 @@ func withPlayground<Result>(
     return try body(playground)
 }
 
-/// `KNETD_TEST_DATAPLANE`.
+/// `KNETD_TEST_DATAPLANE`: a dataplane's name, or `ebpf-direct`.
 let testedDataplane = getenv("KNETD_TEST_DATAPLANE").map { String(cString: $0) } ?? "overlay"
 
 /// With the dataplane that `KNETD_TEST_DATAPLANE` names in the place of overlay: whole suites run over it so.
 private func overAnotherDataplane(_ configuration: JSONValue, byRules: Bool) -> JSONValue {
-    let name = testedDataplane
+    let isDirect = testedDataplane == "ebpf-direct"
+    let name = isDirect ? "ebpf" : testedDataplane
     guard name != "overlay", var top = configuration.object else { return configuration }
     var plugins = top["plugins"]?.object ?? ["overlay": [:]]
     guard let settings = plugins.removeValue(forKey: "overlay") else { return configuration }
-    let rules: [String: JSONValue] = byRules && name == "ebpf" ? ["socketServices": false] : [:]
-    plugins[name] = .object((settings.object ?? [:]).merging(rules) { $1 })
+    var more: [String: JSONValue] = byRules && name == "ebpf" ? ["socketServices": false] : [:]
+    if isDirect { more["transport"] = "direct" }
+    plugins[name] = .object((settings.object ?? [:]).merging(more) { $1 })
     top["plugins"] = .object(plugins)
     return .object(top)
 }

@@ -63,5 +63,7 @@ public final class VerdictExchange: Sendable {
 
     public func remember(by memory: @escaping Memory) { self.memory.withLock { $0 = memory } }
 
+    public func rememberNothing() { memory.withLock { $0 = nil } }
+
     public func ask(_ question: Question) -> Bool? { judge.withLock { $0 }?(question) }
 }

@@ -41,13 +41,16 @@ final class ConnectServer: Sendable {
             _ = knet_pin_to_processor(Self.processor)
             return try (0..<count).map { _ in
                 let start = ContinuousClock.now
-                let socket = try Sockets.open(.v4, SOCK_STREAM, milliseconds: 2000)
-                try Sockets.connect(socket.number, to: address, port: port)
-                let elapsed = (ContinuousClock.now - start) / .microseconds(1)
-                return elapsed
+                try connectAndClose(address, port)
+                return (ContinuousClock.now - start) / .microseconds(1)
             }
         }
     }
+}
+
+private func connectAndClose(_ address: IPAddress, _ port: UInt16) throws {
+    let socket = try Sockets.open(.v4, SOCK_STREAM, milliseconds: 2000)
+    try Sockets.connect(socket.number, to: address, port: port)
 }
 
 /// One result from another thread.

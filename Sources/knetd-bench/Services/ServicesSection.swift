@@ -3,6 +3,7 @@ import FoundationEssentials
 import Glibc
 import KnetCore
 import KnetLinux
+import Logging
 import ServiceProxyPlugin
 
 /// Measures the service proxy alone, in a namespace of its own: all services from nothing, one endpoint changed, and what a
@@ -58,7 +59,7 @@ struct ServicesSection {
                 let settings = EBPF.Settings(frontends: 1 << 17, slots: 1 << 20)
                 return SocketServices(
                     .init(), ownCookie: try NetworkNamespace.currentCookie(), answered: nil,
-                    kernel: SocketKernel(settings, runDirectory: folder, kept: kept))
+                    kernel: SocketKernel(settings, runDirectory: folder, kept: kept, logger: Logger(label: "bench")))
             }
             for layout in OtherLayout.allCases {
                 do {

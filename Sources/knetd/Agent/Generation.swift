@@ -157,23 +157,16 @@ final class Generation: Sendable {
             resyncInterval: .seconds(configuration.agent.resyncSeconds), logger: logger)
     }
 
-    /// Follows source, kernel and state until the task is cancelled. What clients ask for goes on until the kernel is left alone: a
-    /// reconciler's last turn may take its time.
+    /// Follows source, kernel and state until the task is cancelled.
     func run() async {
-        let offers = Task {
-            await withTaskGroup { group in
-                group.addTask { await self.source.run() }
-                for server in servers.values { group.addTask { await server.run() } }
-                for service in services.values { group.addTask { await service.run() } }
-                if let watch = offloadWatch { group.addTask { await watch.run() } }
-            }
-        }
         await withTaskGroup { group in
+            group.addTask { await self.source.run() }
             group.addTask { await self.followLocalNode() }
             for reconciler in reconcilers { group.addTask { await reconciler.run() } }
+            for server in servers.values { group.addTask { await server.run() } }
+            for service in services.values { group.addTask { await service.run() } }
+            if let watch = offloadWatch { group.addTask { await watch.run() } }
         }
-        offers.cancel()
-        await offers.value
     }
 
     private var offloadWatch: OffloadWatch? {

@@ -5,19 +5,26 @@ struct BPFCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bpf",
         abstract:
-            "Show the BPF programs and maps of the plugin ebpf, which packets went past the host's stack, and which sockets got to Services."
-    )
+            "Show the BPF programs and maps of the plugin ebpf, which packets went past the host's stack, and which sockets got to Services.",
+        subcommands: [Status.self], defaultSubcommand: Status.self)
 
-    @OptionGroup var config: ConfigOption
-    @Flag(help: "Print JSON.") var json = false
+    struct Status: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Show programs, maps, packets and sockets; what is meant without a subcommand.")
 
-    func run() throws {
-        let answer = try config.describe(plugin: "ebpfPath", [])
-        let lines = Self.lines("packets between pods", answer) + Self.lines("Services", answer["services"] ?? .null)
-        print(json ? answer.text(pretty: true) : lines.joined(separator: "\n"))
+        @OptionGroup var config: ConfigOption
+        @Flag(help: "Print JSON.") var json = false
+
+        func run() throws {
+            let answer = try config.describe(plugin: "ebpfPath", [])
+            let lines =
+                BPFCommand.lines("packets between pods", answer)
+                + BPFCommand.lines("Services", answer["services"] ?? .null)
+            print(json ? answer.text(pretty: true) : lines.joined(separator: "\n"))
+        }
     }
 
-    private static func lines(_ title: String, _ answer: JSONValue) -> [String] {
+    fileprivate static func lines(_ title: String, _ answer: JSONValue) -> [String] {
         func number(_ value: JSONValue?) -> Int { value?.integer ?? 0 }
         let programs = (answer["programs"]?.array ?? []).map { program in
             let links = (program["links"]?.array ?? []).compactMap(\.string).joined(separator: " ")

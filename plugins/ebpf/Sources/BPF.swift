@@ -184,7 +184,8 @@ enum BPF {
         withUnsafeBytes(of: name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
     }
 
-    /// What is not to be used, by `KNETD_BPF_REFUSE`: it shows in tests what other kernels do. `tcx`, `load`, `cgroup`.
+    /// What is not to be used, by `KNETD_BPF_REFUSE`: it shows in tests what other kernels do. `tcx`; `load`, as where functions of the kernel
+    /// are missing that the programs call (connection tracking's before 6.0, `bpf_redirect_peer` before 5.10); `cgroup`.
     static var refused: Set<String> {
         Set((getenv("KNETD_BPF_REFUSE").map { String(cString: $0) } ?? "").split(separator: ",").map(String.init))
     }

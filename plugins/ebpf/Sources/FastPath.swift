@@ -148,6 +148,7 @@ public final class FastPath: Plugin, PluginService {
     }
 
     public func measure(_ page: inout MetricsText, in state: ClusterState) {
+        guard kernel.isLoaded else { return }
         page.family("knetd_bpf_in_use", "gauge", "Whether packets between pods go past the host's stack.")
         page.sample("knetd_bpf_in_use", [:], obstacle == nil && kernel.refusal == nil ? 1 : 0)
         fills.measure(&page, "knetd_bpf_map")

@@ -90,6 +90,13 @@ struct LoadedObject<Name: ObjectName, Map: ObjectName>: Sendable {
         }
     }
 
+    /// What to tell of maps that forget the oldest when they are full.
+    func crowded(_ shown: [Map]) -> [String] {
+        fills(shown).filter(\.isCrowded).map {
+            "map \($0.name) is full with \($0.entries) of \($0.capacity) entries: the oldest are forgotten, and what they were about goes through the host's stack until it is known again; give it more room in plugins.ebpf"
+        }
+    }
+
     private static func own(_ number: Int32) throws -> Descriptor {
         Descriptor(owning: try syscall("copy a descriptor") { fcntl(number, F_DUPFD_CLOEXEC, 0) })
     }
@@ -99,6 +106,10 @@ struct MapFill {
     let name: String
     let entries: Int
     let capacity: Int
+
+    /// The kernel begins to forget when what is free lies with processors, which have up to 128 entries each (LOCAL_FREE_TARGET in
+    /// kernel/bpf/bpf_lru_list.c).
+    var isCrowded: Bool { entries >= capacity - max(capacity / 20, min(capacity / 2, 128 * BPF.processors)) }
 
     /// As `knetd bpf` tells of it.
     var told: JSONValue { ["name": .string(name), "entries": .integer(entries), "capacity": .integer(capacity)] }

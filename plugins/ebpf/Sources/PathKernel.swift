@@ -3,6 +3,7 @@ import CKnetBPF
 import Glibc
 import KnetCore
 public import KnetLinux
+public import Logging
 import Synchronization
 
 /// Reads and writes programs and maps. They are loaded when they are first needed: the kernel looks at them for some tenths of a
@@ -15,11 +16,24 @@ public final class PathKernel: Sendable {
     private let loading: MadeOnce<Result<Loaded, Refusal>>
     private let shortfall = Shortfall<PathEntry>("it goes through the host's stack")
 
-    public init(_ settings: EBPF.Settings, pool: NetlinkPool) {
+    public init(_ settings: EBPF.Settings, pool: NetlinkPool, logger: Logger) {
         let hooks = ProgramHooks(refused: BPF.refused)
         (self.pool, self.hooks) = (pool, hooks)
-        loading = MadeOnce { Refusal.catching { try Self.load(settings, pool, hooks) } }
+        loading = MadeOnce {
+            let loaded = Refusal.catching { try Self.load(settings, pool, hooks) }
+            if let refusal = loaded.refusal {
+                // Those of an earlier process would go on by what nobody keeps true.
+                try? Self.remove(pool)
+                logger.warning(
+                    "packets between pods go through the host's stack",
+                    metadata: ["op": "load", "reason": "\(refusal)"])
+            }
+            return loaded
+        }
     }
+
+    /// Whether it is known if the kernel has them; what is told of them does not wait for that.
+    var isLoaded: Bool { loading.isMade }
 
     /// `nil` where the kernel would not have them.
     var object: Loaded? { try? loading.value.get() }
@@ -200,7 +214,9 @@ public final class PathKernel: Sendable {
 
     /// What is wrong, a line for each.
     var faults: [String] {
-        refusal.map { ["packets between pods go through the host's stack: \($0)"] } ?? shortfall.faults
+        guard isLoaded else { return [] }
+        return refusal.map { ["packets between pods go through the host's stack: \($0)"] }
+            ?? shortfall.faults + (object?.crowded([.flows, .verdicts, .translations]) ?? [])
     }
 
     var hookName: String { hooks == .tcx ? "tcx" : "clsact" }

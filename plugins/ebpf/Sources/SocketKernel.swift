@@ -2,6 +2,7 @@ import CBPF
 import Glibc
 import KnetCore
 public import KnetLinux
+public import Logging
 import ServiceProxyPlugin
 import Synchronization
 
@@ -22,13 +23,20 @@ public final class SocketKernel: Sendable {
     private let endFault = Mutex<String?>(nil)
 
     /// - Parameter runDirectory: `agent.runDirectory`.
-    public init(_ settings: EBPF.Settings, runDirectory: String, kept: KeptDescriptors) {
+    public init(_ settings: EBPF.Settings, runDirectory: String, kept: KeptDescriptors, logger: Logger) {
         loading = MadeOnce {
             let loaded = Refusal.catching { try Self.load(settings, runDirectory, kept) }
-            if loaded.refusal != nil { Self.remove(runDirectory: runDirectory, kept) }
+            if let refusal = loaded.refusal {
+                Self.remove(runDirectory: runDirectory, kept)
+                logger.warning(
+                    "Services are served by nftables alone", metadata: ["op": "load", "reason": "\(refusal)"])
+            }
             return loaded
         }
     }
+
+    /// Whether it is known if the kernel has them; what is told of them does not wait for that.
+    var isLoaded: Bool { loading.isMade }
 
     private var held: Held? { try? loading.value.get() }
     private var frontends: FrontendMaps? { held?.frontends }
@@ -169,8 +177,10 @@ public final class SocketKernel: Sendable {
     // MARK: What is told
 
     var faults: [String] {
-        refusal.map { ["Services are served by nftables alone: \($0)"] }
-            ?? shortfall.faults + endFault.withLock { $0.map { [$0] } ?? [] }
+        guard isLoaded else { return [] }
+        return refusal.map { ["Services are served by nftables alone: \($0)"] }
+            ?? shortfall.faults + (object?.crowded([.connections, .datagrams]) ?? [])
+            + endFault.withLock { $0.map { [$0] } ?? [] }
     }
 
     func counters() -> [SocketOutcome: UInt64] {

@@ -122,6 +122,7 @@ public final class SocketServices: Plugin, PluginService {
     }
 
     public func measure(_ page: inout MetricsText, in state: ClusterState) {
+        guard kernel.isLoaded else { return }
         page.family("knetd_bpf_sockets_in_use", "gauge", "Whether Services are balanced at the socket.")
         page.sample("knetd_bpf_sockets_in_use", [:], kernel.refusal == nil ? 1 : 0)
         fills.measure(&page, "knetd_bpf_socket_map")

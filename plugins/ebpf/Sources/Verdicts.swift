@@ -65,7 +65,7 @@ final class Verdicts: Sendable {
 
     /// Before there are programs it waits for them: those of an earlier process have its answers.
     private func forget(_ addresses: Set<IPAddress>?) {
-        guard let map else { return }
+        guard let map else { return exchange.rememberNothing() }
         contents.withLock { contents in
             guard let addresses else { return review(&contents, map) }
             for question in contents.forget(addresses) { try? map.remove(MapForm.question(question)) }

@@ -359,8 +359,35 @@ import Testing
                 let whole = stage.packet(flags).bytes
                 for length in 0..<whole.count {
                     let short = Array(whole.prefix(length))
-                    guard let result = try stage.bench.run(short, .fromOutside, on: stage.uplink) else { continue }
+                    guard let result = try stage.bench.run(short, .fromOutside, on: stage.uplink) else {
+                        #expect(length < ProgramBench.leastPacket(stage.family))
+                        continue
+                    }
                     #expect(result.verdict == ProgramBench.stack && result.packet == short, "\(length) bytes")
+                }
+            }
+        }
+    }
+
+    /// Packets that are whole by their lengths, but have less than their transport's header, or errors less of what they are about than
+    /// its ports.
+    @Test func noShortTransportIsBalanced() throws {
+        try Self.with { stage throws in
+            for (flags, least) in [(Self.syn, 20), (nil, 8)] as [(UInt8?, Int)] {
+                let packet = stage.packet(flags)
+                _ = try #require(try stage.run(packet))
+                var told = packet.answer
+                told.source = stage.frontend
+                let error = told.error(of: stage.router).summed
+                _ = try #require(try stage.run(error))
+                let inner = 8 + (stage.family == .v4 ? 20 : 40)
+                for (whole, least) in [(packet, least), (error, inner + 4)] {
+                    for length in 0..<least {
+                        var short = whole
+                        short.payload = Array(whole.payload.prefix(length))
+                        let result = try #require(try stage.bench.run(short.bytes, .fromOutside, on: stage.uplink))
+                        #expect(result.verdict == ProgramBench.stack && result.packet == short.bytes, "\(length) bytes")
+                    }
                 }
             }
         }
@@ -415,6 +442,52 @@ import Testing
                     #expect(
                         (TestPacket.transportSum(bytes) == 0) == (TestPacket.transportSum(result.packet) == 0),
                         "run \(run): \(bytes) became \(result.packet)")
+                default: Issue.record("run \(run): verdict \(result.verdict) of \(bytes)")
+                }
+            }
+            #expect(redirected > runs / 20)
+        }
+    }
+
+    /// The same of what the endpoint sends: only answers go back past the stack, from the Service's address.
+    @Test func randomAnswersAreNotMisread() throws {
+        let runs = getenv("KNETD_FUZZ_RUNS").flatMap { Int(String(cString: $0)) } ?? 20_000
+        var generator = SeededGenerator(seed: 17)
+        try Self.with { stage throws in
+            for port in 0...255 as ClosedRange<UInt8> {
+                for flags in [Self.syn, nil] as [UInt8?] {
+                    _ = try #require(try stage.run(stage.packet(flags, port: port)))
+                }
+            }
+            var redirected = 0
+            for run in 0..<runs / 2 {
+                var packet = TestPacket(source: stage.pods.b, destination: stage.client)
+                packet.payload[..<4] = [0x1B, 0x5F, 0x12, .random(in: 0...255, using: &generator)]
+                if Bool.random(using: &generator) {
+                    packet = packet.with(flags: [1, 4, 16, 18].randomElement(using: &generator)!)
+                }
+                var bytes = packet.summed.bytes
+                for _ in 0..<Int.random(in: 0...2, using: &generator) {
+                    bytes[Int.random(in: 0..<bytes.count, using: &generator)] = .random(in: 0...255, using: &generator)
+                }
+                if Int.random(in: 0..<4, using: &generator) == 0 {
+                    bytes.removeLast(Int.random(in: 0..<bytes.count - 14, using: &generator))
+                }
+                guard let result = try stage.bench.run(bytes, .fromPod, on: stage.bench.links.b) else { continue }
+                switch result.verdict {
+                case ProgramBench.stack: #expect(result.packet == bytes, "run \(run)")
+                case ProgramBench.redirect:
+                    redirected += 1
+                    let (sent, told) = (stage.ends(bytes), stage.ends(result.packet))
+                    let isAnswer =
+                        sent[0] == "\(stage.pods.b) 7007" && sent[1].hasPrefix("\(stage.client) ")
+                        && told == ["\(stage.frontend) \(0x35)", sent[1]]
+                    let isSummed =
+                        (TestPacket.transportSum(bytes) == 0) == (TestPacket.transportSum(result.packet) == 0)
+                    guard isAnswer, isSummed, result.packet.count == bytes.count else {
+                        Issue.record("run \(run): \(bytes) became \(result.packet)")
+                        return
+                    }
                 default: Issue.record("run \(run): verdict \(result.verdict) of \(bytes)")
                 }
             }

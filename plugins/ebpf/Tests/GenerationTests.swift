@@ -1,5 +1,6 @@
 import KnetCore
 import KnetLinux
+import Logging
 import TestSupport
 import Testing
 
@@ -10,7 +11,7 @@ import Testing
     @Test func anotherOneBeginsWhereAnEndpointChangesOrGoes() throws {
         try NetworkNamespace.anonymous().run {
             _ = try (ProgramBench.makeLink("knet-a"), ProgramBench.makeLink("knet-b"))
-            let kernel = PathKernel(EBPF.Settings(), pool: NetlinkPool())
+            let kernel = PathKernel(EBPF.Settings(), pool: NetlinkPool(), logger: Logger(label: "test"))
             let map = try #require(kernel.object?.maps[.settings], "\(kernel.refusal ?? "")")
             var known: UInt32 = 0
             /// Whether it is another one than before.

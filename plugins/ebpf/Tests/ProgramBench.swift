@@ -11,6 +11,8 @@ import Testing
 struct ProgramBench {
     /// <linux/pkt_cls.h>: TC_ACT_UNSPEC and TC_ACT_REDIRECT.
     static let (stack, redirect): (UInt32, UInt32) = (.max, 7)
+    /// Bytes over which every kernel runs a program: older ones over less than the headers of IP too, but not over less than Ethernet's.
+    static func leastPacket(_ family: IPFamily) -> Int { 14 + (family == .v4 ? 20 : 40) }
     static let pods: [IPFamily: (a: IPAddress, b: IPAddress, remote: IPAddress, outside: IPAddress)] = [
         .v4: (address("10.42.1.2"), address("10.42.1.3"), address("10.42.2.9"), address("192.0.2.1")),
         .v6: (address("fd42::1:2"), address("fd42::1:3"), address("fd42:0:0:2::9"), address("2001:db8::1")),
@@ -30,7 +32,6 @@ struct ProgramBench {
         let status = knet_bpf_try(
             program.descriptor.number, packet, UInt32(packet.count), &output, &size, UInt32(link ?? links.a),
             &verdict)
-        // The kernel itself runs nothing over less than an Ethernet header.
         if status < 0 { return nil }
         return (verdict, Array(output.prefix(Int(size))))
     }

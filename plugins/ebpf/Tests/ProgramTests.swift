@@ -116,12 +116,105 @@ import Testing
                 // The third one is of a stream that is known.
                 for _ in 0..<3 { #expect(try bench.run(whole, role)?.verdict == Self.redirect) }
                 for length in 0..<whole.count {
-                    guard let result = try bench.run(Array(whole.prefix(length)), role) else { continue }
+                    guard let result = try bench.run(Array(whole.prefix(length)), role) else {
+                        #expect(length < ProgramBench.leastPacket(family))
+                        continue
+                    }
                     #expect(result.verdict == Self.stack, "\(length) bytes")
                     #expect(result.packet == Array(whole.prefix(length)), "\(length) bytes")
                 }
             }
         }
+    }
+
+    /// A packet that is whole by its lengths, but has less than its transport's header.
+    @Test(arguments: IPFamily.allCases) func noShortTransportGoesPastTheStack(family: IPFamily) throws {
+        let pods = try #require(Self.pods[family])
+        let echo: [UInt8] = [family == .v4 ? 8 : 128, 0, 0, 0, 0, 1, 0, 1]
+        try ProgramBench.with { bench in
+            for role in PathRole.allCases {
+                let source = role == .fromPod ? pods.a : pods.remote
+                for (transport, least) in [(6, 20), (17, 8), (family == .v4 ? 1 : 58, 8)] as [(UInt8, Int)] {
+                    var packet = TestPacket(source: source, destination: pods.b, transport: transport)
+                    if least == 8, transport != 17 { packet.payload = echo }
+                    #expect(try bench.run(packet.bytes, role)?.verdict == Self.redirect, "\(transport)")
+                    for length in 0..<least {
+                        var short = packet
+                        short.payload = Array(packet.payload.prefix(length))
+                        let result = try #require(try bench.run(short.bytes, role))
+                        #expect(result.verdict == Self.stack, "\(transport): \(length) bytes")
+                        #expect(result.packet == short.bytes)
+                    }
+                }
+            }
+        }
+    }
+
+    /// From other nodes too.
+    @Test(arguments: IPFamily.allCases) func fragmentsOptionsAndTagsOfOtherNodesAreTheStacks(family: IPFamily) throws {
+        let pods = try #require(Self.pods[family])
+        try ProgramBench.with { bench in
+            let plain = TestPacket(source: pods.remote, destination: pods.b)
+            func changed(_ change: (inout TestPacket) -> Void) -> TestPacket {
+                var packet = plain
+                change(&packet)
+                return packet
+            }
+            var all = ([44, 0, 60] as [UInt8]).map { transport in changed { $0.transport = transport } }
+            all += [changed { $0.vlan = true }, changed { $0.lifetime = 1 }]
+            if family == .v4 {
+                all += [0x2000, 0x0001, 0x2001].map { fragment in changed { $0.fragment = fragment } }
+                all.append(changed { $0.options = [7, 7, 4, 0, 0, 0, 0, 0] })
+            }
+            #expect(try bench.run(plain.bytes, .fromNode)?.verdict == Self.redirect)
+            for packet in all {
+                let result = try #require(try bench.run(packet.bytes, .fromNode))
+                #expect(result.verdict == Self.stack && result.packet == packet.bytes, "\(packet)")
+            }
+        }
+    }
+
+    /// The verifier of the kernel at hand takes those of sockets too.
+    @Test func programsOfSocketsAreLoaded() throws {
+        let object = try LoadedObject<SocketHook, SocketMap>("socket.o", Embedded.socket, sizes: [:], kept: [:])
+        #expect(object.programs.count == SocketHook.allCases.count)
+    }
+
+    /// `KNETD_FUZZ_RUNS` counts them. Where policies have admitted nothing, nothing goes past the stack.
+    @Test func randomPacketsAreNotAdmitted() throws {
+        let runs = getenv("KNETD_FUZZ_RUNS").flatMap { Int(String(cString: $0)) } ?? 20_000
+        var generator = SeededGenerator(seed: 15)
+        try ProgramBench.with { bench in
+            try bench.object.maps[.settings]?.set(
+                [0, 0, 0, 0], MapForm.settings(PathSettings(isPoliced: true, isTold: true), generation: 1))
+            for run in 0..<runs {
+                let (packet, role) = try Self.randomPacket(&generator)
+                guard let result = try bench.run(packet, role) else { continue }
+                guard result.verdict == Self.stack, result.packet == packet else {
+                    Issue.record("run \(run): verdict \(result.verdict): \(packet)")
+                    return
+                }
+            }
+            #expect(bench.count(.policy) > runs / 400)
+        }
+    }
+
+    /// Between any two of a few ends, now and then with some bytes changed, or cut short.
+    private static func randomPacket(_ generator: inout SeededGenerator) throws -> (bytes: [UInt8], role: PathRole) {
+        func any<Value>(of values: [Value]) -> Value { values[.random(in: 0..<values.count, using: &generator)] }
+        let pods = try #require(Self.pods[any(of: IPFamily.allCases)])
+        let ends = [pods.a, pods.b, pods.remote, pods.outside]
+        var packet = TestPacket(
+            source: any(of: ends), destination: any(of: ends), transport: any(of: [6, 17, 1, 58, 132, 0]),
+            lifetime: any(of: [0, 1, 2, 64, 255])
+        ).bytes
+        for _ in 0..<Int.random(in: 0...3, using: &generator) {
+            packet[Int.random(in: 0..<packet.count, using: &generator)] = .random(in: 0...255, using: &generator)
+        }
+        if Int.random(in: 0..<4, using: &generator) == 0 {
+            packet.removeLast(Int.random(in: 0..<packet.count - 14, using: &generator))
+        }
+        return (packet, any(of: PathRole.allCases))
     }
 
     /// `KNETD_FUZZ_RUNS` counts them. What is redirected is what an independent reading finds good.
@@ -131,22 +224,7 @@ import Testing
         try ProgramBench.with { bench in
             var redirected = 0
             for run in 0..<runs {
-                let family: IPFamily = Bool.random(using: &generator) ? .v4 : .v6
-                let pods = try #require(Self.pods[family])
-                let ends = [pods.a, pods.b, pods.remote, pods.outside]
-                var packet = TestPacket(
-                    source: ends.randomElement(using: &generator)!, destination: ends.randomElement(using: &generator)!,
-                    transport: [6, 17, 1, 58, 132, 0].randomElement(using: &generator)!,
-                    lifetime: [0, 1, 2, 64, 255].randomElement(using: &generator)!
-                ).bytes
-                for _ in 0..<Int.random(in: 0...3, using: &generator) {
-                    packet[Int.random(in: 0..<packet.count, using: &generator)] = .random(
-                        in: 0...255, using: &generator)
-                }
-                if Int.random(in: 0..<4, using: &generator) == 0 {
-                    packet.removeLast(Int.random(in: 0..<packet.count - 14, using: &generator))
-                }
-                let role = PathRole.allCases.randomElement(using: &generator)!
+                let (packet, role) = try Self.randomPacket(&generator)
                 guard var result = try bench.run(packet, role) else { continue }
                 let mayPass = Self.isOfTwoPods(packet, role)
                 // One that was answered in pieces is the stack's.

@@ -19,7 +19,13 @@ final class PolicyAnswers: Sendable {
     ///   - isUsable: whether everything is known.
     ///   - isNew: whether it was not before.
     func follow(_ keys: Set<ObjectKey>, in state: ClusterState, isUsable: Bool, isNew: Bool) {
-        guard exchange.isRemembered else { return }
+        guard exchange.isRemembered else {
+            if isFollowing.exchange(false, ordering: .relaxed) {
+                addresses.withLock { $0 = PodAddresses() }
+                self.state.withLock { $0 = nil }
+            }
+            return
+        }
         let isFirst = !isFollowing.exchange(true, ordering: .relaxed)
         let all = isFirst ? Set(state.keys) : keys
         let touched = addresses.withLock { $0.follow(all, in: state) }
