@@ -28,7 +28,7 @@ NETFILTER ?=
 RELEASE += $(if $(NETFILTER),-Xswiftc -static-executable -Xlinker -L$(NETFILTER))
 WIRE := Sources/KnetKubernetes/Wire
 # What has to hold over eBPF by direct routes too, and where a kernel refuses some of it.
-EBPF_SUITES := EndToEndTests\.(Connectivity|Service|Policy|Restart)Tests
+EBPF_SUITES := EndToEndTests\.(Service|Policy|Restart)Tests
 # Options of the benchmark: `make bench BENCH="--only cni --pods 100"`; `--help` lists them.
 BENCH ?=
 
