@@ -43,14 +43,19 @@ import Testing
         _ body: (ServiceStage, TopOfRack) throws -> Void
     ) throws {
         try withServices(
-            ["plugins": ["routed": [:], "serviceProxy": [:]], "network": ["masquerade": false]], nodes: nodes,
+            [
+                "plugins": [plainRoutes.name: plainRoutes.settings, "serviceProxy": [:]],
+                "network": ["masquerade": false],
+            ], nodes: nodes,
             servers: (1...nodes).map { (["a", "b", "c"][$0 - 1], "node\($0)") }
         ) { stage in
             let router = try TopOfRack(make, options, stage.playground)
             defer { router.stop() }
             let plugin = try bgp(stage.playground)
             for node in stage.playground.nodeNames {
-                try configure(node, ["routed": [:], "serviceProxy": [:], "bgp": plugin], stage.playground)
+                try configure(
+                    node, [plainRoutes.name: plainRoutes.settings, "serviceProxy": [:], "bgp": plugin], stage.playground
+                )
             }
             do { try body(stage, router) } catch {
                 Issue.record("\(error); the router's log: \(router.log.suffix(1_500))")
@@ -336,7 +341,7 @@ import Testing
             try configure(
                 "node1",
                 [
-                    "routed": [:], "serviceProxy": [:],
+                    plainRoutes.name: plainRoutes.settings, "serviceProxy": [:],
                     "bgp": Self.bgp(options, ["passwordFile": .string(file), "as": 64_999], ["mesh": [:]]),
                 ], playground)
             try eventually(within: 15) { try reason().contains("peer AS") }
@@ -351,7 +356,7 @@ import Testing
             try configure(
                 "node1",
                 [
-                    "routed": [:], "serviceProxy": [:],
+                    plainRoutes.name: plainRoutes.settings, "serviceProxy": [:],
                     "bgp": Self.bgp(options, ["passwordFile": .string(file)], ["mesh": [:]]),
                 ], playground)
             try eventually(within: 20) { try !router.gateways("10.42.1.0/24").isEmpty }
@@ -361,7 +366,8 @@ import Testing
     /// Bytes that are no BGP, again and again: told, tried less and less often, and of no concern to other sessions.
     @Test func garbageDisturbsNobody() throws {
         let plugin = Self.bgp(TopOfRack.Options(), ["holdSeconds": 9], ["mesh": [:]])
-        try withPlayground(nodes: 2, ["plugins": ["routed": [:], "bgp": plugin]]) { playground in
+        try withPlayground(nodes: 2, ["plugins": [plainRoutes.name: plainRoutes.settings, "bgp": plugin]]) {
+            playground in
             let listener = try playground.namespace("lan").run { () throws -> SharedDescriptor in
                 let socket = try Sockets.open(.v4, SOCK_STREAM, milliseconds: 200)
                 Sockets.set(socket.number, Int(SOL_SOCKET), SO_REUSEADDR, 1)

@@ -49,6 +49,17 @@ import Testing
         ]
     }
 
+    private static func pods(_ names: [String], _ playground: Playground) -> [JSONValue] {
+        names.map { pod in
+            let ips = playground.addresses(of: pod).map { JSONValue.object(["ip": .string("\($0)")]) }
+            return [
+                "kind": "Pod", "apiVersion": "v1",
+                "metadata": ["name": .string(pod), "labels": ["app": .string(pod)]],
+                "spec": ["nodeName": .string(playground.node(of: pod) ?? "")], "status": ["podIPs": .array(ips)],
+            ]
+        }
+    }
+
     private static func events(_ node: String, after number: Int, _ filters: [String], _ playground: Playground) throws
         -> [JSONValue]
     {
@@ -85,21 +96,16 @@ import Testing
 
     @Test(arguments: dataplanes) func fiftyConnectionsAreToldByTheirNames(dataplane: String) throws {
         let plugins: JSONValue = [
-            "plugins": .object([dataplane: [:], "serviceProxy": [:], "networkPolicy": [:], "flows": [:]])
+            "plugins": .object([
+                dataplane: [:], "serviceProxy": [:], "networkPolicy": [:], "flows": ["sampleSeconds": 0],
+            ])
         ]
         let servers = [("a", "node1"), ("b", "node2"), ("d", "node1")]
         try withServices(plugins, servers: servers) { stage in
             let playground = stage.playground
             let outside = try EchoServer(in: playground.namespace("outside"))
             defer { outside.stop() }
-            let pods = ["a", "b", "c1", "c2", "d"].map { pod -> JSONValue in
-                let ips = playground.addresses(of: pod).map { JSONValue.object(["ip": .string("\($0)")]) }
-                return [
-                    "kind": "Pod", "apiVersion": "v1",
-                    "metadata": ["name": .string(pod), "labels": ["app": .string(pod)]],
-                    "spec": ["nodeName": .string(playground.node(of: pod) ?? "")], "status": ["podIPs": .array(ips)],
-                ]
-            }
+            let pods = Self.pods(["a", "b", "c1", "c2", "d"], playground)
             let policy: JSONValue = [
                 "kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1", "metadata": ["name": "closed"],
                 "spec": ["podSelector": ["matchLabels": ["app": "d"]], "policyTypes": ["Ingress"]],
@@ -178,6 +184,50 @@ import Testing
         case .nodePort:
             let outcome = try stage.connect(from: step.from, to: stage.address("node1", family), port: 30_080)
             #expect(outcome.server != nil, "\(outcome)")
+        }
+    }
+
+    /// The largest of those that go on are told again and again, with what they carried so far.
+    @Test func whatGoesOnIsToldToo() throws {
+        let plugins: JSONValue = [
+            "plugins": ["ebpf": [:], "serviceProxy": [:], "flows": ["sampleSeconds": 1]]
+        ]
+        try withServices(plugins, servers: [("a", "node1")]) { stage in
+            let playground = stage.playground
+            let web = Stage.service(
+                "web", 1, ports: [["port": 80, "targetPort": 7008, "nodePort": 30_080]], ["type": "NodePort"])
+            try stage.put(
+                Self.pods(["a", "c1"], playground) + [web]
+                    + stage.slices("web", [.init(pod: "a")], ports: [["port": 7008]]))
+            func running(_ source: String?) throws -> [JSONValue] {
+                try Self.events("node1", after: 0, ["--pod", "a"], playground).filter {
+                    $0["event"] == "running" && $0["sourcePod"]?.string == source && $0["protocol"] == "tcp"
+                }
+            }
+            func expect(
+                _ source: String?, for service: String?, to address: IPAddress, port: UInt16, from client: String
+            ) throws {
+                var stream: StreamClient?
+                // Until the programs know the Service, its connections are the stack's.
+                try eventually(within: 10) {
+                    stream = try? StreamClient(to: address, port: port, in: playground.namespace(client))
+                    usleep(1_500_000)
+                    return try !running(source).isEmpty
+                }
+                let before = try #require(try running(source).last)
+                #expect(before["service"]?.string == service && before["pastStack"] == true, "\(before.text())")
+                try stream?.exchange(bytes: 1_000)
+                try eventually(within: 5) {
+                    let (sent, answered) = (
+                        before["sent"]?["bytes"]?.integer ?? 0, before["answered"]?["bytes"]?.integer ?? 0
+                    )
+                    let last = try running(source).last
+                    return last?["sent"]?["bytes"]?.integer ?? 0 >= sent + 1_000
+                        && last?["answered"]?["bytes"]?.integer ?? 0 >= answered + 1_000
+                }
+            }
+            try expect("default/c1", for: nil, to: stage.address("a", .v4), port: EchoServer.longPort, from: "c1")
+            try expect(nil, for: "default/web", to: stage.address("node1", .v6), port: 30_080, from: "outside")
         }
     }
 

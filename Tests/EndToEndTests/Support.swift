@@ -29,6 +29,10 @@ func withPlayground<Result>(
 /// `KNETD_TEST_DATAPLANE`: a dataplane's name, or `ebpf-direct`.
 let testedDataplane = getenv("KNETD_TEST_DATAPLANE").map { String(cString: $0) } ?? "overlay"
 
+/// The dataplane of plain routes, for tests of what is beside it: `routed`, or the one in its place.
+let plainRoutes: (name: String, settings: JSONValue) =
+    testedDataplane.hasPrefix("ebpf") ? ("ebpf", ["transport": "direct"]) : ("routed", [:])
+
 /// With the dataplane that `KNETD_TEST_DATAPLANE` names in the place of overlay: whole suites run over it so.
 private func overAnotherDataplane(_ configuration: JSONValue, byRules: Bool) -> JSONValue {
     let isDirect = testedDataplane == "ebpf-direct"

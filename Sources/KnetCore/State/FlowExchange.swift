@@ -4,6 +4,8 @@ import Synchronization
 public struct FlowEvent: Sendable {
     public enum Kind: String, Sendable, CaseIterable {
         case began, ended
+        /// It goes on, and is one of the largest.
+        case running
         /// A policy admitted it not.
         case denied
         /// No endpoint of a Service was there for it.
@@ -63,9 +65,15 @@ public final class FlowExchange: Sendable {
 
     /// Whether somebody listens, or will.
     public let isHeard: Bool
+    /// Seconds after which those that go on are looked at again; 0: never.
+    public let sampleSeconds: Int
     private let listener = Mutex<Listener?>(nil)
 
-    public init(isHeard: Bool = false) { self.isHeard = isHeard }
+    /// - Parameter settings: `plugins.flows` in the configuration, every default filled in; `nil`: nobody listens.
+    public init(heardBy settings: JSONValue? = nil) {
+        isHeard = settings != nil
+        sampleSeconds = settings?["sampleSeconds"]?.integer ?? 0
+    }
 
     /// - Parameter listener: called from any thread; it must not block.
     public func listen(_ listener: @escaping Listener) { self.listener.withLock { $0 = listener } }

@@ -67,7 +67,7 @@ final class Generation: Sendable {
         let writing = WriterExchange()
         let surroundings = PluginEntry.Surroundings(
             nftables: nftables, pool: pool, kept: kept, logger: logger, names: NameExchange(),
-            verdicts: VerdictExchange(), flows: FlowExchange(isHeard: configuration.plugins["flows"] != nil),
+            verdicts: VerdictExchange(), flows: FlowExchange(heardBy: configuration.plugins["flows"]),
             writing: writing, liveness: liveness, configuration: configuration)
         for plugin in Plugins.all {
             guard let settings = configuration.plugins[plugin.settings.name] else {

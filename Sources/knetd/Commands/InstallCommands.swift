@@ -167,7 +167,7 @@ struct CleanupCommand: ParsableCommand {
         let surroundings = PluginEntry.Surroundings(
             nftables: nftables, pool: pool, kept: KeptDescriptors(), logger: Logger(label: "knetd"),
             names: NameExchange(), verdicts: VerdictExchange(),
-            flows: FlowExchange(isHeard: configuration.plugins["flows"] != nil), writing: WriterExchange(),
+            flows: FlowExchange(heardBy: configuration.plugins["flows"]), writing: WriterExchange(),
             liveness: try LivenessWatch(), configuration: configuration)
         for plugin in Plugins.all { try plugin.remove?(surroundings) }
         let failures = kernel.apply(KernelChanges(remove: try kernel.read().filter(\.isRemovable))).failures

@@ -106,11 +106,12 @@ public final class FastPath: Plugin, PluginService {
 
     private func makeEvents() -> FlowEvents? {
         guard let maps = kernel.object?.maps, let ring = maps[.events] else { return nil }
-        var swept: FlowEvents.Swept?
+        var swept: FlowMaps?
         if let flows = maps[.flows], let translations = maps[.translations] {
-            swept = FlowEvents.Swept(flows: flows, translations: translations)
+            swept = FlowMaps(flows: flows, translations: translations)
         }
-        return FlowEvents(ring, sweeping: swept) { [verdicts, flows] event in
+        return FlowEvents(ring, sweeping: swept, samplePause: .seconds(flows.sampleSeconds)) {
+            [verdicts, flows] event in
             if let question = event.question {
                 verdicts?.answer(question, event.links)
             } else if flows.isHeard, let told = event.told {

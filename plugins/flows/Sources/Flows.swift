@@ -8,8 +8,12 @@ public final class Flows: Plugin, PluginService {
     /// `plugins.flows` in the configuration.
     public struct Settings: Codable, Sendable, Equatable {
         public let kept: Int
+        public let sampleSeconds: Int
 
-        public init(kept: Int = 4096) { self.kept = kept }
+        public init(kept: Int = 4096, sampleSeconds: Int = 60) {
+            self.kept = kept
+            self.sampleSeconds = sampleSeconds
+        }
     }
 
     public static let settings = PluginSettings(
@@ -17,7 +21,10 @@ public final class Flows: Plugin, PluginService {
         fields: [
             Field(
                 "kept", .integer(16...65_536), default: .integer(Settings().kept),
-                "So many of the last events are kept for `knetd observe`.")
+                "So many of the last events are kept for `knetd observe`."),
+            Field(
+                "sampleSeconds", .integer(0...3600), default: .integer(Settings().sampleSeconds),
+                "How often the largest connections that go on are told, of those past the host's stack; 0: never."),
         ])
 
     /// What is followed for names.

@@ -133,6 +133,8 @@ extension HeldFlows.Contents {
             if open.count >= HeldFlows.remembered { open = [:] }
             open[connection] = HeldFlows.Open(names: names, isPastStack: event.isPastStack)
             return names
+        case .running:
+            if let known = open[connection] { return known.names }
         case .ended:
             if let known = open[connection] { return end(connection, known, event) }
         case .denied, .refused:

@@ -169,8 +169,10 @@ enum knet_event_kind {
     KNET_EVENT_BEGAN,
     // its end,
     KNET_EVENT_ENDED,
-    // and that one has left the host's stack.
+    // that one has left the host's stack,
     KNET_EVENT_MOVED,
+    // and one that goes on: of these the daemon itself tells.
+    KNET_EVENT_RUNNING,
 };
 
 // What is told through knet_events. Of two ends the one who began comes first.
