@@ -20,6 +20,9 @@ public protocol PluginService: Sendable {
     /// Works until the task is cancelled: then it lets go of what others may take over.
     func run() async
 
+    /// Whether it goes on until all else of a daemon that stops has ended: somebody waits for each of its answers.
+    var answersToTheEnd: Bool { get }
+
     /// Where it wants to be asked over HTTP now, and what answers a path there.
     /// - Parameter isHealthy: whether the plugin's entries are in force.
     func servers(
@@ -39,6 +42,8 @@ public protocol PluginService: Sendable {
 
 extension PluginService {
     public func run() async {}
+
+    public var answersToTheEnd: Bool { false }
 
     public var faults: [String] { [] }
 

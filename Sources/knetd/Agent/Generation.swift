@@ -159,14 +159,21 @@ final class Generation: Sendable {
 
     /// Follows source, kernel and state until the task is cancelled.
     func run() async {
+        let answering = Task {
+            await withTaskGroup { group in
+                for service in services.values where service.answersToTheEnd { group.addTask { await service.run() } }
+            }
+        }
         await withTaskGroup { group in
             group.addTask { await self.source.run() }
             group.addTask { await self.followLocalNode() }
             for reconciler in reconcilers { group.addTask { await reconciler.run() } }
             for server in servers.values { group.addTask { await server.run() } }
-            for service in services.values { group.addTask { await service.run() } }
+            for service in services.values where !service.answersToTheEnd { group.addTask { await service.run() } }
             if let watch = offloadWatch { group.addTask { await watch.run() } }
         }
+        answering.cancel()
+        await answering.value
     }
 
     private var offloadWatch: OffloadWatch? {

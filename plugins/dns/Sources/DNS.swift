@@ -195,12 +195,15 @@ public final class DNS: Plugin, PluginService {
 
     // MARK: Service
 
+    /// Programs of BPF that are being loaded cannot be let go of, and take up to a second on a busy machine.
+    public let answersToTheEnd = true
+
     public func run() async {
         while !Task.isCancelled {
             await useUpstreams()
             try? await Task.sleep(for: .seconds(1))
         }
-        for server in servers { server.stop() }
+        for server in servers { await server.stop() }
         addresses.stop()
     }
 

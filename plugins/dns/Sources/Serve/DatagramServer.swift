@@ -11,7 +11,7 @@ final class DatagramServer: Sendable {
     private enum Command: Sendable {
         case add(SharedDescriptor)
         case remove(Int32)
-        case stop
+        case stop(CheckedContinuation<Void, Never>)
     }
 
     private let recursor: Recursor
@@ -52,7 +52,8 @@ final class DatagramServer: Sendable {
     /// Answers what comes to the socket, until it is removed.
     func add(_ socket: SharedDescriptor) { tell(.add(socket)) }
     func remove(_ socket: SharedDescriptor) { tell(.remove(socket.number)) }
-    func stop() { tell(.stop) }
+    /// Ends the thread, once, when what it took is answered.
+    func stop() async { await withCheckedContinuation { tell(.stop($0)) } }
 
     private func tell(_ command: Command) {
         commands.withLock { $0.append(command) }
@@ -136,7 +137,9 @@ final class DatagramServer: Sendable {
                 switch command {
                 case .add(let socket): sockets[socket.number] = socket
                 case .remove(let number): sockets[number] = nil
-                case .stop: return true
+                case .stop(let stopped):
+                    stopped.resume()
+                    return true
                 }
             }
             return false
