@@ -58,7 +58,7 @@ nightly: setup ## The random tests at length: 10,000 runs against a server that 
 	KNETD_FUZZ_RUNS=10000000 SWIFT=$(SWIFT) Tests/run.sh --filter "ProgramTests|BalanceTests"
 	KNETD_TEST_DATAPLANE=ebpf SWIFT=$(SWIFT) Tests/run.sh --filter EndToEndTests
 	KNETD_TEST_DATAPLANE=ebpf-direct SWIFT=$(SWIFT) Tests/run.sh --filter "$(EBPF_SUITES)"
-	for part in tcx load,cgroup; do \
+	for part in tcx cgroup load,cgroup; do \
 		KNETD_BPF_REFUSE=$$part KNETD_TEST_DATAPLANE=ebpf SWIFT=$(SWIFT) Tests/run.sh --filter "$(EBPF_SUITES)" || exit 1; done
 	KNETD_FAILOVER_RUNS=50 SWIFT=$(SWIFT) Tests/run.sh --filter Layer2Tests
 

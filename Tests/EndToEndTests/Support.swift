@@ -23,7 +23,34 @@ func withPlayground<Result>(
     options.cluster = cluster
     let playground = try Playground.up(options, executable: Checkout.executable)
     defer { playground.down() }
+    if testedDataplane.hasPrefix("ebpf") { try expectPrograms(options.configuration, environment, playground) }
     return try body(playground)
+}
+
+/// A suite over eBPF that the host's stack carried would show nothing: each node's programs must be at work, but for what
+/// `KNETD_BPF_REFUSE` refuses.
+private func expectPrograms(
+    _ configuration: JSONValue, _ environment: [String: String], _ playground: Playground
+) throws {
+    let plugins = configuration["plugins"]
+    guard let ebpf = plugins?["ebpf"] else { return }
+    let words = environment["KNETD_BPF_REFUSE"] ?? getenv("KNETD_BPF_REFUSE").map { String(cString: $0) } ?? ""
+    let refused = Set(words.split(separator: ",").map(String.init))
+    #expect(refused.isSubset(of: ["tcx", "load", "cgroup"]))
+    // Where each packet is looked at, the stack has all.
+    let isCut = plugins?["networkPolicy"]?["existingConnections"] == "cut"
+    var expected = ["knetd_bpf_in_use": !isCut && !refused.contains("load")]
+    if plugins?["serviceProxy"] != nil, ebpf["socketServices"] != false {
+        expected["knetd_bpf_sockets_in_use"] = !refused.contains("cgroup")
+    }
+    for node in playground.nodeNames {
+        for (name, isInUse) in expected {
+            try eventually(within: 10) { (try? metric(name, of: node, playground)) == (isInUse ? 1 : 0) }
+        }
+        guard refused.contains("tcx"), expected["knetd_bpf_in_use"] == true else { continue }
+        let outcome = try knetd("bpf", "status", "--config", playground.configurationPath(node))
+        #expect(outcome.output.contains("by clsact"), "\(outcome)")
+    }
 }
 
 /// `KNETD_TEST_DATAPLANE`: a dataplane's name, or `ebpf-direct`.

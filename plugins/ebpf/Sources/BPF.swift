@@ -28,6 +28,7 @@ extension BPFProgramInfo {
 }
 
 struct BPFMapInfo: Sendable {
+    let id: UInt32
     let name: String
     let type: UInt32
     let keyBytes: Int
@@ -56,6 +57,13 @@ struct BPFMap: Sendable {
                 "write to map \(info.name)", errno: -status, detail: "it is full with \(info.capacity) entries")
         }
         try BPF.check("write to map \(info.name)", status)
+    }
+
+    /// Part of loading programs, where nothing has the key.
+    func add(_ key: [UInt8], _ value: ArraySlice<UInt8>) {
+        _ = value.withUnsafeBytes {
+            bpf_map_update_elem(descriptor.number, key, $0.baseAddress, UInt64(BPF_NOEXIST))
+        }
     }
 
     /// That there is none is no error.
@@ -176,7 +184,8 @@ enum BPF {
         var size = UInt32(MemoryLayout<bpf_map_info>.size)
         try check("read a map", bpf_obj_get_info_by_fd(descriptor, &info, &size))
         return BPFMapInfo(
-            name: text(info.name), type: info.type, keyBytes: Int(info.key_size), valueBytes: Int(info.value_size),
+            id: info.id, name: text(info.name), type: info.type, keyBytes: Int(info.key_size),
+            valueBytes: Int(info.value_size),
             capacity: Int(info.max_entries))
     }
 

@@ -107,8 +107,8 @@ public final class FastPath: Plugin, PluginService {
     private func makeEvents() -> FlowEvents? {
         guard let maps = kernel.object?.maps, let ring = maps[.events] else { return nil }
         var swept: FlowMaps?
-        if let flows = maps[.flows], let translations = maps[.translations] {
-            swept = FlowMaps(flows: flows, translations: translations)
+        if let flows = maps[.flows], let translations = maps[.translations], let endpoints = maps[.endpoints] {
+            swept = FlowMaps(flows: flows, translations: translations, endpoints: endpoints)
         }
         return FlowEvents(ring, sweeping: swept, samplePause: .seconds(flows.sampleSeconds)) {
             [verdicts, flows] event in

@@ -6,58 +6,81 @@ import KnetCore
 struct FlowMaps: Sendable {
     let flows: BPFMap
     let translations: BPFMap
+    let endpoints: BPFMap
 
-    /// Nanoseconds for which the last packets of a stream may be under way.
-    private static let lateness = 10_000_000_000
+    /// Seconds for which the last packets of a stream may be under way,
+    fileprivate static let lateness = 10.0
+    /// for which the other end of one may yet answer where it does not come by here (conntrack has two minutes for it),
+    fileprivate static let halfClosed = 120.0
+    /// and after which one that goes on would have shown that it was not cut off.
+    fileprivate static let cutOff = 300.0
     /// So many are told of those that go on.
     private static let sample = 32
 
-    /// The clock of the programs, in nanoseconds.
-    private static var now: Int {
+    /// Seconds since the monotonic clock of the programs had these nanoseconds.
+    fileprivate static func age(_ seen: UInt64) -> Double {
         var time = timespec()
         clock_gettime(CLOCK_MONOTONIC, &time)
-        return time.tv_sec * 1_000_000_000 + time.tv_nsec
+        return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9 - Double(seen) / 1e9
     }
 
     /// Datagrams and echoes have no end: connections of them are over when none came for so long.
-    private static func isForgotten(_ transport: UInt8, seen: UInt64, _ now: Int) -> Bool {
+    fileprivate static func isForgotten(_ transport: UInt8, seen: UInt64) -> Bool {
         let lifetime = transport == UInt8(IPPROTO_UDP) ? KNET_UDP_LIFETIME : KNET_ECHO_LIFETIME
-        return transport != UInt8(IPPROTO_TCP) && now - Int(seen) > lifetime
+        return transport != UInt8(IPPROTO_TCP) && age(seen) > Double(lifetime) / 1e9
+    }
+
+    /// Links of pods that are there.
+    private var links: Set<UInt32> {
+        var links: Set<UInt32> = []
+        try? endpoints.visit { _, value in links.insert(MapForm.read(value, knet_endpoint.self).link) }
+        return links
     }
 
     /// Forgets what is over, so that it does not take the room of what is idle.
     /// - Returns: what is to be told; of the ends of streams the programs themselves told.
     func forgetWhatIsOver() -> [knet_event] {
-        let now = Self.now
-        var told: [knet_event] = []
-        var (over, ways): ([[UInt8]], [[UInt8]]) = ([], [])
+        let before = links
+        var over: [[UInt8]] = []
         try? flows.visit { key, value in
             let (connection, flow) = (MapForm.read(key, knet_connection.self), MapForm.read(value, knet_flow.self))
-            if Self.isForgotten(connection.transport, seen: flow.seen, now) {
-                told.append(knet_event(KNET_EVENT_ENDED, connection, flow))
-            } else if !flow.isOver || now - Int(flow.seen) <= Self.lateness {
-                return
-            }
-            over.append(Array(key))
+            if Self.isOver(connection, flow, before) { over.append(Array(key)) }
         }
-        visitOutside { outside in
-            if Self.isForgotten(outside.way.transport, seen: outside.there.seen, now) {
-                if outside.isTold { told.append(outside.event(KNET_EVENT_ENDED)) }
-            } else if outside.there.ended == 0 || now - Int(outside.there.seen) <= Self.lateness
-                || outside.answer?.ended == 0
-            {
-                return
-            }
-            ways += [outside.key, outside.back]
+        var ways: [[UInt8]] = []
+        visitOutside { if $0.isOver(before) { ways.append($0.key) } }
+        if over.isEmpty, ways.isEmpty { return [] }
+        // A key may have become another connection's meanwhile, and a pod may have come.
+        let links = links
+        var told: [knet_event] = []
+        for key in over {
+            guard let value = flows.value(key) else { continue }
+            let (connection, flow) = (
+                MapForm.read(key[...], knet_connection.self), MapForm.read(value[...], knet_flow.self)
+            )
+            guard Self.isOver(connection, flow, links) else { continue }
+            try? flows.remove(key)
+            if !flow.isOver { told.append(knet_event(KNET_EVENT_ENDED, connection, flow)) }
         }
-        for key in over { try? flows.remove(key) }
-        for key in ways { try? translations.remove(key) }
+        for key in ways {
+            guard let outside = translations.value(key).flatMap({ self.outside(key[...], $0[...]) }),
+                outside.isOver(links)
+            else { continue }
+            try? translations.remove(key)
+            let answer = outside.answer
+            if answer != nil { try? translations.remove(outside.back) }
+            if outside.there.ended == 0, outside.isTold { told.append(outside.event(KNET_EVENT_ENDED)) }
+        }
         return told
+    }
+
+    /// - Parameter links: of pods that are there.
+    private static func isOver(_ connection: knet_connection, _ flow: knet_flow, _ links: Set<UInt32>) -> Bool {
+        isForgotten(connection.transport, seen: flow.seen) || flow.isOver && age(flow.seen) > lateness
+            || [flow.pods.0.link, flow.pods.1.link].contains { $0 != 0 && !links.contains($0) }
     }
 
     /// Of the connections that go on those that carried most.
     func largest() -> [knet_event] {
-        let now = Self.now
         var found: [knet_event] = []
         func add(_ event: knet_event) {
             found.append(event)
@@ -65,12 +88,12 @@ struct FlowMaps: Sendable {
         }
         try? flows.visit { key, value in
             let (connection, flow) = (MapForm.read(key, knet_connection.self), MapForm.read(value, knet_flow.self))
-            if flow.isOver || flow.isLeft || Self.isForgotten(connection.transport, seen: flow.seen, now) { return }
+            if flow.isOver || flow.isLeft || Self.isForgotten(connection.transport, seen: flow.seen) { return }
             add(knet_event(KNET_EVENT_RUNNING, connection, flow))
         }
         visitOutside { outside in
             if outside.there.ended != 0 || !outside.isTold { return }
-            if Self.isForgotten(outside.way.transport, seen: outside.there.seen, now) { return }
+            if Self.isForgotten(outside.way.transport, seen: outside.there.seen) { return }
             add(outside.event(KNET_EVENT_RUNNING))
         }
         return Self.largest(of: found)
@@ -82,11 +105,16 @@ struct FlowMaps: Sendable {
 
     private func visitOutside(_ body: (Outside) -> Void) {
         try? translations.visit { key, value in
-            let outside = Outside(
-                key: Array(key), way: MapForm.read(key, knet_connection.self),
-                there: MapForm.read(value, knet_translation.self), translations: translations)
-            if outside.there.kind == KNET_TO_ENDPOINT.rawValue { body(outside) }
+            if let outside = outside(key, value) { body(outside) }
         }
+    }
+
+    /// - Returns: `nil` for the way of answers.
+    private func outside(_ key: ArraySlice<UInt8>, _ value: ArraySlice<UInt8>) -> Outside? {
+        let there = MapForm.read(value, knet_translation.self)
+        guard there.kind == KNET_TO_ENDPOINT.rawValue else { return nil }
+        return Outside(
+            key: Array(key), way: MapForm.read(key, knet_connection.self), there: there, translations: translations)
     }
 
     /// A connection of a client outside with a Service.
@@ -108,9 +136,28 @@ struct FlowMaps: Sendable {
             return withUnsafeBytes(of: back) { Array($0) }
         }
 
-        /// What becomes of those.
+        /// What becomes of those; `nil` where they do not come by here, or where that was forgotten or is another connection's.
         var answer: knet_translation? {
-            translations.value(back).map { MapForm.read($0[...], knet_translation.self) }
+            translations.value(back).map { MapForm.read($0[...], knet_translation.self) }.flatMap { answer in
+                answer.ends.0 == way.ends.1 && answer.ends.1 == way.ends.0 && answer.ports == (way.ports.1, way.ports.0)
+                    ? answer : nil
+            }
+        }
+
+        /// - Parameter links: of pods that are there.
+        func isOver(_ links: Set<UInt32>) -> Bool {
+            if there.link != 0, !links.contains(there.link) { return true }
+            if way.transport == UInt8(IPPROTO_TCP)
+                ? there.ended == 0 : !FlowMaps.isForgotten(way.transport, seen: there.seen)
+            {
+                return false
+            }
+            let answer = answer
+            let seen = max(there.seen, answer?.seen ?? 0)
+            guard way.transport == UInt8(IPPROTO_TCP) else { return FlowMaps.isForgotten(way.transport, seen: seen) }
+            if answer?.ended == 0 { return false }
+            let ends = [there.ended, answer?.ended].count { $0 == UInt32(KNET_FINISHED) }
+            return FlowMaps.age(seen) > [FlowMaps.cutOff, FlowMaps.halfClosed, FlowMaps.lateness][ends]
         }
 
         func event(_ kind: knet_event_kind) -> knet_event {
@@ -123,6 +170,12 @@ struct FlowMaps: Sendable {
             event.bytes = (there.bytes, answer?.bytes ?? 0)
             return event
         }
+    }
+}
+
+extension knet_address {
+    fileprivate static func == (one: Self, other: Self) -> Bool {
+        withUnsafeBytes(of: one) { one in withUnsafeBytes(of: other) { one.elementsEqual($0) } }
     }
 }
 

@@ -18,8 +18,8 @@ struct LoadedObject<Name: ObjectName, Map: ObjectName>: Sendable {
     ///   - file: in which there is another than the embedded one where `KNETD_BPF_OBJECTS` names a folder, as tests of upgrades do.
     ///   - text: the object file in Base64.
     ///   - sizes: entries that maps have room for.
-    ///   - kept: maps of programs that are at work, for the new ones to go on with where they are alike. Where only the room is
-    ///     another, what is in them is taken over.
+    ///   - kept: maps of programs that are at work, for the new ones to go on with where they are alike. Else what is in them is
+    ///     taken over.
     /// - Throws: `Refusal`.
     init(_ file: String, _ text: String, sizes: [Map: Int], kept: [Map: BPFMap]) throws {
         let folder = getenv("KNETD_BPF_OBJECTS").map { String(cString: $0) }
@@ -45,7 +45,6 @@ struct LoadedObject<Name: ObjectName, Map: ObjectName>: Sendable {
         guard let object else { throw SystemError("open the BPF object") }
         // What is kept of it are descriptors of our own.
         defer { bpf_object__close(object) }
-        var moved: [Map: BPFMap] = [:]
         for map in Map.allCases {
             guard let found = bpf_object__find_map_by_name(object, map.rawValue) else {
                 throw Refusal(description: "the BPF object has no map \(map.rawValue)")
@@ -54,14 +53,10 @@ struct LoadedObject<Name: ObjectName, Map: ObjectName>: Sendable {
                 try BPF.check("size map \(map.rawValue)", bpf_map__set_max_entries(found, UInt32(size)))
             }
             guard let old = kept[map], old.info.type == bpf_map__type(found).rawValue,
-                old.info.keyBytes == bpf_map__key_size(found), old.info.valueBytes == bpf_map__value_size(found)
+                old.info.keyBytes == bpf_map__key_size(found), old.info.valueBytes == bpf_map__value_size(found),
+                old.info.capacity == bpf_map__max_entries(found)
             else { continue }
-            if old.info.capacity == bpf_map__max_entries(found) {
-                try BPF.check(
-                    "go on with map \(map.rawValue)", bpf_map__reuse_fd(found, old.descriptor.number))
-            } else if [BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH].contains(bpf_map__type(found)) {
-                moved[map] = old
-            }
+            try BPF.check("go on with map \(map.rawValue)", bpf_map__reuse_fd(found, old.descriptor.number))
         }
         for name in Name.allCases where bpf_object__find_program_by_name(object, name.rawValue) == nil {
             throw Refusal(description: "the BPF object has no program \(name.rawValue)")
@@ -75,12 +70,24 @@ struct LoadedObject<Name: ObjectName, Map: ObjectName>: Sendable {
             programs[name] = Program(descriptor: SharedDescriptor(copy), info: info)
         }
         for map in Map.allCases {
-            let new = try BPFMap(own(bpf_object__find_map_fd_by_name(object, map.rawValue)))
-            maps[map] = new
-            // What has no room is as if it had never been there.
-            try moved[map]?.visit { try? new.set(Array($0), Array($1), isLoading: true) }
+            maps[map] = try BPFMap(own(bpf_object__find_map_fd_by_name(object, map.rawValue)))
         }
-        return Self(programs: programs, maps: maps)
+        let loaded = Self(programs: programs, maps: maps)
+        loaded.takeOver(kept)
+        return loaded
+    }
+
+    /// Takes what other maps know that these do not. Values grow at their ends (`knet.h`): what they have not is zero.
+    func takeOver(_ others: [Map: BPFMap]) {
+        for (name, old) in others {
+            guard let new = maps[name], new.info.id != old.info.id, new.info.type == old.info.type,
+                [BPF_MAP_TYPE_HASH.rawValue, BPF_MAP_TYPE_LRU_HASH.rawValue].contains(old.info.type),
+                new.info.keyBytes == old.info.keyBytes
+            else { continue }
+            let missing = [UInt8](repeating: 0, count: max(0, new.info.valueBytes - old.info.valueBytes))
+            // What has no room is as if it had never been there.
+            try? old.visit { new.add(Array($0), $1.prefix(new.info.valueBytes) + missing) }
+        }
     }
 
     /// How full maps are.

@@ -14,13 +14,14 @@ public final class PathKernel: Sendable {
     private let pool: NetlinkPool
     private let hooks: ProgramHooks
     private let loading: MadeOnce<Result<Loaded, Refusal>>
+    private let predecessors: Predecessors
     private let shortfall = Shortfall<PathEntry>("it goes through the host's stack")
 
     public init(_ settings: EBPF.Settings, pool: NetlinkPool, logger: Logger) {
-        let hooks = ProgramHooks(refused: BPF.refused)
-        (self.pool, self.hooks) = (pool, hooks)
+        let (hooks, predecessors) = (ProgramHooks(refused: BPF.refused), Predecessors())
+        (self.pool, self.hooks, self.predecessors) = (pool, hooks, predecessors)
         loading = MadeOnce {
-            let loaded = Refusal.catching { try Self.load(settings, pool, hooks) }
+            let loaded = Refusal.catching { try Self.load(settings, pool, hooks, predecessors) }
             if let refusal = loaded.refusal {
                 // Those of an earlier process would go on by what nobody keeps true.
                 try? Self.remove(pool)
@@ -41,7 +42,14 @@ public final class PathKernel: Sendable {
     /// Why not, and the verifier's last words.
     var refusal: String? { loading.value.refusal }
 
-    private static func load(_ settings: EBPF.Settings, _ pool: NetlinkPool, _ hooks: ProgramHooks) throws -> Loaded {
+    /// Maps of the programs that were at work before, in which these may go on to note connections until they are replaced.
+    private final class Predecessors: Sendable {
+        let maps = Mutex<[PathMap: BPFMap]>([:])
+    }
+
+    private static func load(
+        _ settings: EBPF.Settings, _ pool: NetlinkPool, _ hooks: ProgramHooks, _ predecessors: Predecessors
+    ) throws -> Loaded {
         if BPF.refused.contains("load") { throw Refusal(description: "refused by KNETD_BPF_REFUSE") }
         // The programs call functions of it, which a kernel without it does not have.
         try? Conntrack.load()
@@ -55,6 +63,7 @@ public final class PathKernel: Sendable {
             ], kept: kept)
         // An earlier process may have ended between a change and its telling.
         try set(nil, loaded, isNext: true, isLoading: true)
+        predecessors.maps.withLock { $0 = kept.filter { [.flows, .translations].contains($0.key) } }
         return loaded
     }
 
@@ -149,6 +158,13 @@ public final class PathKernel: Sendable {
                 case .program(let role, _, _) = entry, role != .fromPod
             else { continue }
             outcome.failures.append(KernelFailure(entry: entry, reason: "\(error)"))
+        }
+        if changes.add.contains(where: { if case .program = $0 { true } else { false } }) {
+            object.takeOver(
+                predecessors.maps.withLock { maps in
+                    defer { maps = [:] }
+                    return maps
+                })
         }
         // And after the last.
         for entry in changes.remove.filter({ !isFirst($0) }) + changes.remove.filter(isFirst) {

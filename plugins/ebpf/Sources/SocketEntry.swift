@@ -43,6 +43,7 @@ enum SocketHook: String, ObjectName {
     case receive6 = "knet_recvmsg6"
     case peer4 = "knet_getpeername4"
     case peer6 = "knet_getpeername6"
+    case release = "knet_release"
 
     var attachType: bpf_attach_type {
         switch self {
@@ -54,6 +55,7 @@ enum SocketHook: String, ObjectName {
         case .receive6: BPF_CGROUP_UDP6_RECVMSG
         case .peer4: BPF_CGROUP_INET4_GETPEERNAME
         case .peer6: BPF_CGROUP_INET6_GETPEERNAME
+        case .release: BPF_CGROUP_INET_SOCK_RELEASE
         }
     }
 }

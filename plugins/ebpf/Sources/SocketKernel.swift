@@ -179,7 +179,7 @@ public final class SocketKernel: Sendable {
     var faults: [String] {
         guard isLoaded else { return [] }
         return refusal.map { ["Services are served by nftables alone: \($0)"] }
-            ?? shortfall.faults + (object?.crowded([.connections, .datagrams]) ?? [])
+            ?? shortfall.faults + (object?.crowded([.connections]) ?? [])
             + endFault.withLock { $0.map { [$0] } ?? [] }
     }
 

@@ -33,39 +33,90 @@ struct {
 // Ports from which other nodes' pods are asked: the stack's own sockets have higher ones (net.ipv4.ip_local_port_range).
 enum { FIRST_PORT = 1024, PORTS = 31744, PORT_TRIALS = 8 };
 
-// Counts the packet, and tells of the connection's end when the second of its ends has said so.
-static __always_inline void note_translated(struct __sk_buff *skb, const struct knet_connection *way,
-                                            struct knet_translation *translation, const struct segment *segment,
-                                            __u32 told)
+// The other way of the same connection, if that is known. `key` becomes its key.
+static __always_inline struct knet_translation *find_other(struct knet_connection *key, const struct knet_connection *way,
+                                                           const struct knet_translation *translation)
 {
+    struct knet_translation *other;
+
+    __builtin_memset(key, 0, sizeof(*key));
+    key->ends[0] = translation->ends[1];
+    key->ends[1] = translation->ends[0];
+    key->ports[0] = translation->ports[1];
+    key->ports[1] = translation->ports[0];
+    key->transport = way->transport;
+    other = bpf_map_lookup_elem(&knet_translated, key);
+    // It may have become another connection's.
+    if (other && (other->ports[0] != way->ports[1] || other->ports[1] != way->ports[0] ||
+                  __builtin_memcmp(&other->ends[0], &way->ends[1], 16) ||
+                  __builtin_memcmp(&other->ends[1], &way->ends[0], 16)))
+        return NULL;
+    return other;
+}
+
+// Both ways live as long as one is used, and one that was forgotten follows from the other.
+// `link`: of the pod that sent the packet; 0: another node's did.
+static __always_inline void keep_other(struct scratch *work, const struct knet_translation *translation, __u32 link)
+{
+    const struct knet_connection *way = &work->way;
+    struct knet_translation *other = find_other(&work->answer, way, translation), *made = &work->back;
+
+    if (other) {
+        other->seen = translation->seen;
+        if (other->ended == KNET_CUT_OFF)
+            other->ended = 0;
+        return;
+    }
+    __builtin_memset(made, 0, sizeof(*made));
+    made->ends[0] = way->ends[1];
+    made->ends[1] = way->ends[0];
+    made->ports[0] = way->ports[1];
+    made->ports[1] = way->ports[0];
+    made->seen = translation->seen;
+    made->kind = translation->kind == KNET_TO_CLIENT ? KNET_TO_ENDPOINT : KNET_TO_CLIENT;
+    made->link = translation->kind == KNET_TO_CLIENT ? link : 0;
+    bpf_map_update_elem(&knet_translated, &work->answer, made, BPF_NOEXIST);
+}
+
+// Counts the packet, and tells of the connection's end when the second of its ends has said so.
+static __always_inline void note_translated(struct __sk_buff *skb, struct scratch *work,
+                                            struct knet_translation *translation, __u32 link, __u32 told)
+{
+    const struct knet_connection *way = &work->way;
+    const struct segment *segment = &work->segment;
     __u64 now = bpf_ktime_get_coarse_ns();
     struct knet_translation *other;
-    struct knet_connection back = {};
     struct knet_event *event;
     int is_answer = translation->kind == KNET_TO_CLIENT;
-    __u32 was_ended;
+    __u32 was_ended = translation->ended;
 
     translation->packets++;
     translation->bytes += skb->len;
-    if (now - translation->seen > SECOND)
+    if (way->transport != IPPROTO_TCP || segment->is_error || !(segment->flags & (TCP_FIN | TCP_RST))) {
+        // Nobody looks whether a reset is one that its receiver takes: what goes on was not cut off.
+        if (now - translation->seen <= SECOND && was_ended != KNET_CUT_OFF)
+            return;
         translation->seen = now;
-    if (way->transport != IPPROTO_TCP || segment->is_error || !(segment->flags & (TCP_FIN | TCP_RST)))
+        if (was_ended == KNET_CUT_OFF)
+            translation->ended = 0;
+        if (!translation->is_direct)
+            keep_other(work, translation, link);
         return;
-    was_ended = translation->ended;
-    translation->ended = 1;
+    }
+    translation->seen = now;
+    if (segment->flags & TCP_RST)
+        translation->ended = was_ended ? was_ended : KNET_CUT_OFF;
+    else
+        translation->ended = KNET_FINISHED;
     if (was_ended && !(segment->flags & TCP_RST))
         return;
-    back.ends[0] = translation->ends[1];
-    back.ends[1] = translation->ends[0];
-    back.ports[0] = translation->ports[1];
-    back.ports[1] = translation->ports[0];
-    back.transport = way->transport;
-    other = bpf_map_lookup_elem(&knet_translated, &back);
+    other = find_other(&work->answer, way, translation);
     if (!other)
         return;
     if (segment->flags & TCP_RST ? was_ended && other->ended : !other->ended)
         return;
-    other->ended = 1;
+    if (!other->ended)
+        other->ended = KNET_CUT_OFF;
     event = told ? make_event(KNET_EVENT_ENDED) : NULL;
     if (!event)
         return;
@@ -307,61 +358,78 @@ static __always_inline __u32 draw(struct __sk_buff *skb, const struct packet *pa
 // Both ways.
 static __always_inline void forget_translation(struct scratch *work, const struct knet_translation *translation)
 {
-    struct knet_connection *other = &work->answer;
-
-    __builtin_memset(other, 0, sizeof(*other));
-    other->ends[0] = translation->ends[1];
-    other->ends[1] = translation->ends[0];
-    other->ports[0] = translation->ports[1];
-    other->ports[1] = translation->ports[0];
-    other->transport = work->way.transport;
-    bpf_map_delete_elem(&knet_translated, other);
+    if (find_other(&work->answer, &work->way, translation))
+        bpf_map_delete_elem(&knet_translated, &work->answer);
     bpf_map_delete_elem(&knet_translated, &work->way);
 }
 
-// A pod has sent more datagrams in pieces than one: the stack puts them together, and must know the connection. What is under way is
+// What is asked next by whoever began the flow is the stack's, whatever port it comes from: policies would deny answers of which the
+// stack knows no question.
+static __always_inline void leave_questions(struct scratch *work, const struct knet_flow *flow)
+{
+    const struct knet_connection *key = &work->way;
+    struct knet_question *question = &work->question;
+    struct knet_verdict *verdict = &work->verdict;
+
+    __builtin_memset(question, 0, sizeof(*question));
+    __builtin_memset(verdict, 0, sizeof(*verdict));
+    question->source = flow->beginner ? key->ends[1] : key->ends[0];
+    question->destination = flow->beginner ? key->ends[0] : key->ends[1];
+    question->port = flow->beginner ? key->ports[0] : key->ports[1];
+    question->transport = key->transport;
+    verdict->links[0] = flow->beginner ? flow->pods[1].link : flow->pods[0].link;
+    verdict->links[1] = flow->beginner ? flow->pods[0].link : flow->pods[1].link;
+    verdict->answer = KNET_LEFT;
+    bpf_map_update_elem(&knet_verdicts, question, verdict, BPF_EXIST);
+}
+
+// Somebody has sent more datagrams in pieces than one: the stack puts them together, and must know the connection. What is under way is
 // lost; what is asked next goes through the stack.
 static __noinline int leave_fragmented(struct __sk_buff *skb)
 {
     struct scratch *work = scratch();
-    struct knet_connection *key, *other;
+    const struct knet_endpoint *source;
+    struct knet_connection *key;
     struct knet_translation *translation;
-    struct packet packet = {};
+    struct packet *packet;
     struct knet_flow *flow;
     __u16 ports[2];
 
-    if (!work || !read_fragment(skb, &packet, ports))
+    if (!work)
+        return 0;
+    packet = &work->packet;
+    if (!read_fragment(skb, packet, ports))
+        return 0;
+    // Who sends it speaks for itself.
+    source = bpf_map_lookup_elem(&knet_endpoints, &packet->source);
+    if (source ? source->link != skb->ingress_ifindex : !is_of_other_node(&packet->source))
         return 0;
     key = &work->way;
-    other = &work->answer;
     __builtin_memset(key, 0, sizeof(*key));
-    __builtin_memset(other, 0, sizeof(*other));
-    key->transport = other->transport = IPPROTO_UDP;
-    key->ends[0] = packet.source;
-    key->ends[1] = packet.destination;
+    key->transport = IPPROTO_UDP;
+    key->ends[0] = packet->source;
+    key->ends[1] = packet->destination;
     key->ports[0] = ports[0];
     key->ports[1] = ports[1];
     translation = bpf_map_lookup_elem(&knet_translated, key);
     if (translation) {
-        other->ends[0] = translation->ends[1];
-        other->ends[1] = translation->ends[0];
-        other->ports[0] = translation->ports[1];
-        other->ports[1] = translation->ports[0];
         translation->is_left = 1;
-        translation = bpf_map_lookup_elem(&knet_translated, other);
+        translation = find_other(&work->answer, key, translation);
         if (translation)
             translation->is_left = 1;
         return 0;
     }
-    if (is_less(&packet.destination, &packet.source)) {
-        key->ends[0] = packet.destination;
-        key->ends[1] = packet.source;
+    if (is_less(&packet->destination, &packet->source)) {
+        key->ends[0] = packet->destination;
+        key->ends[1] = packet->source;
         key->ports[0] = ports[1];
         key->ports[1] = ports[0];
     }
     flow = bpf_map_lookup_elem(&knet_flows, key);
-    if (flow)
+    if (flow) {
         flow->ended |= KNET_IS_LEFT;
+        leave_questions(work, flow);
+    }
     return 0;
 }
 
@@ -427,7 +495,7 @@ static __always_inline int balance(struct __sk_buff *skb, const struct packet *p
         if (reason)
             return count(skb, reason);
     }
-    note_translated(skb, way, translation, segment, wanted->told);
+    note_translated(skb, work, translation, origin == FROM_POD ? skb->ingress_ifindex : 0, wanted->told);
     if (!work->translation.is_direct && translate(skb, packet, segment, work) < 0)
         return TC_ACT_SHOT;
     return endpoint ? to_pod(skb, packet, endpoint, KNET_TO_ENDPOINT)

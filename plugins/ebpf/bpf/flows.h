@@ -356,8 +356,10 @@ static __always_inline __u32 admit(struct __sk_buff *skb, const struct packet *p
         }
     }
     if (must_ask) {
-        // Of what has begun elsewhere the stack knows more.
-        if (passage->segment.is_answer)
+        // Of what has begun elsewhere the stack knows more. A stream that it does not know either, as when maps were lost, may go on where
+        // the end with the higher port might begin it: the other end may be the only one who speaks.
+        if (passage->segment.is_answer && (flow || passage->key.transport != IPPROTO_TCP ||
+                                           passage->segment.flags & TCP_SYN || beginner == passage->sender))
             return KNET_STACK_TRACKED;
         reason = find_verdict(passage, beginner);
         if (reason)

@@ -111,6 +111,8 @@ int knet_from_node(struct __sk_buff *skb)
     struct packet packet;
     __u32 reason = parse(skb, &packet);
 
+    if (reason == KNET_STACK_HEADER)
+        leave_fragmented(skb);
     if (reason)
         return count(skb, reason);
     endpoint = bpf_map_lookup_elem(&knet_endpoints, &packet.destination);
@@ -125,6 +127,8 @@ int knet_from_outside(struct __sk_buff *skb)
     struct packet packet;
     __u32 reason = parse(skb, &packet);
 
+    if (reason == KNET_STACK_HEADER)
+        leave_fragmented(skb);
     if (reason)
         return count(skb, reason);
     endpoint = bpf_map_lookup_elem(&knet_endpoints, &packet.destination);

@@ -73,6 +73,9 @@ struct {
 
 #define KNET_DRAWS 12
 
+// <linux/socket.h>, which is not for programs.
+enum { AF_INET = 2, AF_INET6 = 10 };
+
 static __always_inline void count(__u32 outcome)
 {
     __u64 *counter = bpf_map_lookup_elem(&knet_sockets, &outcome);
@@ -233,6 +236,26 @@ static __always_inline int back(struct bpf_sock_addr *socket, int is_ipv6, int i
     return 1;
 }
 
+// One that is closed needs nothing of what it was told.
+static __always_inline int forget(struct bpf_sock *socket)
+{
+    struct knet_peer peer = { .socket = bpf_get_socket_cookie(socket), .direction = KNET_TO_SERVICE };
+
+    if (socket->family == AF_INET) {
+        read4(&peer.it.address, socket->dst_ip4);
+    } else if (socket->family == AF_INET6) {
+        __u32 words[4] = { socket->dst_ip6[0], socket->dst_ip6[1], socket->dst_ip6[2], socket->dst_ip6[3] };
+
+        __builtin_memcpy(peer.it.address.bytes, words, 16);
+    }
+    peer.it.port = socket->dst_port;
+    // To look is cheaper than to remove what is not there.
+    if (peer.it.port && bpf_map_lookup_elem(&knet_connected, &peer))
+        bpf_map_delete_elem(&knet_connected, &peer);
+    return 1;
+}
+
+SEC("cgroup/sock_release") int knet_release(struct bpf_sock *socket) { return forget(socket); }
 SEC("cgroup/connect4") int knet_connect4(struct bpf_sock_addr *socket) { return forward(socket, 0, 0); }
 SEC("cgroup/connect6") int knet_connect6(struct bpf_sock_addr *socket) { return forward(socket, 1, 0); }
 SEC("cgroup/sendmsg4") int knet_sendmsg4(struct bpf_sock_addr *socket) { return forward(socket, 0, 1); }

@@ -31,6 +31,10 @@ struct scratch {
     struct passage passage;
     struct segment segment;
     struct route route;
+    // Of a datagram in pieces.
+    struct packet packet;
+    struct knet_question question;
+    struct knet_verdict verdict;
     // Of an error.
     union inner old;
     union inner new;

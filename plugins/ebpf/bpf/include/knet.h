@@ -1,5 +1,8 @@
 // What programs and daemon share: keys and values of maps, in the packet's byte order where they are addresses.
 // Included by the programs, and by Swift through the module CKnetBPF.
+//
+// A release takes over what maps of the one before hold: values grow at their ends alone, and a map that changes otherwise gets another
+// name.
 #ifndef KNET_H
 #define KNET_H
 
@@ -109,18 +112,21 @@ struct knet_flow {
 #define KNET_UDP_LIFETIME 180000000000
 #define KNET_ECHO_LIFETIME 30000000000
 
+enum { KNET_FINISHED = 1, KNET_CUT_OFF = 2 };
+
 // What becomes of the packets of one way of a connection with a Service.
 struct knet_translation {
     struct knet_address ends[2];
     __u16 ports[2];
     // Of a pod of this node that it goes to; 0: to elsewhere.
     __u32 link;
+    // When either way was used.
     __u64 seen;
     __u64 packets;
     __u64 bytes;
     // `enum knet_outcome`: to an endpoint, or to a client.
     __u32 kind;
-    // Whether its sender has ended it, or it was cut off.
+    // Whether its sender has ended it, or somebody said that it is cut off.
     __u32 ended;
     // Whether it is left as it is, for another node to translate,
     __u32 is_direct;
