@@ -159,6 +159,11 @@ struct Target {
                 "stream on one processor, same node: bare veth, of ebpf", "same.\(throughput)", SameNode.bareVeth,
                 of: PathSection.ebpf, limit: 1 / 0.95),
         ]
+            + ServicePaths.sizes.map { size in
+                target(
+                    "connect and close, ebpf, ClusterIP among \(size), of the pod itself", "service.connect",
+                    ServicePaths.ebpf(size), of: ServicePaths.direct, limit: 1.05)
+            }
     }
 
     private static func start(_ report: Report) -> [Target] {

@@ -22,6 +22,18 @@ import Testing
         return try JSONValue(parsing: Data(outcome.output.utf8))
     }
 
+    /// Pods of which the policies know; c is on the second node.
+    private static func addPods(_ names: [String], _ playground: Playground) throws {
+        for pod in names {
+            let node = pod == "c" ? "node2" : "node1"
+            let ips = try playground.addPod(pod, node: node).map { "{ip: \"\($0)\"}" }.joined(separator: ", ")
+            let object =
+                "{apiVersion: v1, kind: Pod, metadata: {name: \(pod), namespace: default, labels: {app: \(pod)}}, "
+                + "spec: {nodeName: \(node)}, status: {podIPs: [\(ips)]}}"
+            try Data(object.utf8).write(to: URL(fileURLWithPath: "\(playground.manifests)/\(pod).yaml"))
+        }
+    }
+
     private static func packets(_ outcome: String, _ node: String, _ playground: Playground) throws -> Int {
         try bpf(node, playground)["packets"]?.array?.first { $0["outcome"]?.string == outcome }?["packets"]?.integer
             ?? -1
@@ -102,10 +114,11 @@ import Testing
     }
 
     /// The oldest connections are forgotten, which are the stack's then: none fails, those that last included.
-    @Test func moreConnectionsThanThereIsRoomFor() throws {
-        try withPlayground(nodes: 1, Self.plugins(["flows": 1024])) { playground in
-            try playground.addPod("a", node: "node1")
-            let peer = try playground.addPod("b", node: "node1")
+    @Test(arguments: [false, true]) func moreConnectionsThanThereIsRoomFor(isPoliced: Bool) throws {
+        let policies: [String: JSONValue] = isPoliced ? ["networkPolicy": [:]] : [:]
+        try withPlayground(nodes: 1, Self.plugins(["flows": 1024], policies)) { playground in
+            try Self.addPods(["a", "b"], playground)
+            let peer = playground.addresses(of: "b")
             let server = try EchoServer(in: playground.namespace("b"))
             defer { server.stop() }
             let pod = try playground.namespace("a")
@@ -139,6 +152,58 @@ import Testing
                 let before = try Self.packets("stack_header", "node1", playground)
                 try Prober(playground.namespace("a")).datagram(address, bytes: 4_000)
                 #expect(try Self.packets("stack_header", "node1", playground) >= before + 3, "\(address)")
+            }
+        }
+    }
+
+    /// Nobody may connect to the client, and the servers to nobody: an answer is lost at each node, those of what is asked next are not,
+    /// from whatever port.
+    @Test func largeAnswersReachWhomNobodyMayConnectTo() throws {
+        try withPlayground(nodes: 2, Self.plugins([:], ["networkPolicy": [:]])) { playground in
+            try Self.addPods(["a", "b", "c"], playground)
+            let closed = """
+                {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: client, namespace: default},
+                 spec: {podSelector: {matchLabels: {app: a}}, policyTypes: [Ingress]}}
+                ---
+                {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: servers, namespace: default},
+                 spec: {podSelector: {matchExpressions: [{key: app, operator: In, values: [b, c]}]}, policyTypes: [Egress]}}
+                """
+            try Data(closed.utf8).write(to: URL(fileURLWithPath: "\(playground.manifests)/closed.yaml"))
+            let server = """
+                import socket
+                s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.bind(('::', 5300))
+                while True:
+                    query, peer = s.recvfrom(9)
+                    s.sendto(b'x' * (4000 if query == b'large' else 10), peer)
+                """
+            let servers = try ["b", "c"].map {
+                try ChildProcess.start(
+                    "/usr/bin/python3", ["-c", server], in: playground.namespace($0),
+                    log: "\(playground.directory)/server.log")
+            }
+            defer { for server in servers { kill(server, SIGKILL) } }
+            func ask(_ address: IPAddress, _ query: String) throws -> String {
+                let client = """
+                    import socket
+                    s = socket.socket(socket.AF_INET\(address.family == .v6 ? "6" : ""), socket.SOCK_DGRAM); s.settimeout(1)
+                    s.sendto(b'\(query)', ('\(address)', 5300))
+                    try: print(len(s.recv(9999)))
+                    except TimeoutError: print(0)
+                    """
+                return try ChildProcess.run("/usr/bin/python3", ["-c", client], in: playground.namespace("a")).output
+            }
+            for peer in ["b", "c"] {
+                for address in playground.addresses(of: peer) {
+                    // Once its questions go past the stack.
+                    try eventually(within: 10) {
+                        let before = try Self.packets("stack_policy", "node1", playground)
+                        return try ask(address, "small") == "10\n"
+                            && Self.packets("stack_policy", "node1", playground) == before
+                    }
+                    let sizes = try (0..<4).map { _ in try ask(address, "large") }
+                    let lost = peer == "c" ? 2 : 1
+                    #expect(sizes.dropFirst(lost).allSatisfy { $0 == "4000\n" }, "\(address): \(sizes)")
+                }
             }
         }
     }
@@ -200,14 +265,7 @@ import Testing
     /// What policies admit goes past the stack, once they were asked.
     @Test func whatPoliciesAdmitGoesPastTheStack() throws {
         try withPlayground(nodes: 2, Self.plugins([:], ["networkPolicy": [:]])) { playground in
-            for (pod, node) in [("a", "node1"), ("b", "node1"), ("c", "node2")] {
-                try playground.addPod(pod, node: node)
-                let ips = playground.addresses(of: pod).map { "{ip: \"\($0)\"}" }.joined(separator: ", ")
-                let object =
-                    "{apiVersion: v1, kind: Pod, metadata: {name: \(pod), namespace: default}, "
-                    + "spec: {nodeName: \(node)}, status: {podIPs: [\(ips)]}}"
-                try Data(object.utf8).write(to: URL(fileURLWithPath: "\(playground.manifests)/\(pod).yaml"))
-            }
+            try Self.addPods(["a", "b", "c"], playground)
             let servers = try ["b", "c"].map { try EchoServer(in: playground.namespace($0)) }
             defer { for server in servers { server.stop() } }
             let prober = Prober(try playground.namespace("a"))

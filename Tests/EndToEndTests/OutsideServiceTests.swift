@@ -211,6 +211,36 @@ import Testing
         }
     }
 
+    /// The oldest connections are forgotten; those in use are not.
+    @Test func moreConnectionsThanThereIsRoomFor() throws {
+        try withServices(
+            ["plugins": ["ebpf": ["translations": 1024], "serviceProxy": [:]]], nodes: 1, servers: [("a", "node1")]
+        ) { stage in
+            let port: JSONValue = ["port": 80, "targetPort": .integer(Int(EchoServer.longPort)), "nodePort": 30_081]
+            try stage.put(
+                Self.objects(["a"], stage) + [Stage.service("long", 2, ports: [port], ["type": "NodePort"])]
+                    + stage.slices("long", [.init(pod: "a")], ports: [["port": .integer(Int(EchoServer.longPort))]]))
+            let outside = try stage.playground.namespace("outside")
+            let nodes = try IPFamily.allCases.map { try stage.address("node1", $0) }
+            try eventually(within: 4) {
+                for node in nodes { _ = try? StreamClient(to: node, port: 30_081, in: outside).exchange(bytes: 10) }
+                return try metric("knetd_bpf_map_entries{map=\"knet_translated\"}", of: "node1", stage.playground) >= 4
+            }
+            let lasting = try nodes.map { try StreamClient(to: $0, port: 30_081, in: outside) }
+            let prober = Prober(outside, port: 30_080)
+            for number in 0..<1_000 {
+                for node in nodes { _ = try prober.answer(node) }
+                if number % 20 == 0 { for stream in lasting { try stream.exchange(bytes: 1_000) } }
+            }
+            for stream in lasting { try stream.exchange(bytes: 10_000) }
+            let entries = try metric("knetd_bpf_map_entries{map=\"knet_translated\"}", of: "node1", stage.playground)
+            #expect(entries > 500 && entries <= 1024)
+            let faults = (try stage.playground.status(of: "node1")["plugins"]?.array ?? [])
+                .flatMap { $0["faults"]?.array ?? [] }.compactMap(\.string)
+            #expect(faults.contains { $0.contains("map knet_translated is full") }, "\(faults)")
+        }
+    }
+
     /// What has no room, or needs more than the programs can, is served by the rules.
     @Test func theRulesServeTheRest() throws {
         try withServices(

@@ -229,6 +229,64 @@ import Testing
         }
     }
 
+    /// What is kept of a socket is kept as long as it is open.
+    @Test func closedSocketsTakeNoRoom() throws {
+        try withServices(Self.configuration(), nodes: 1, servers: [("a", "node1")]) { stage in
+            let ports: [JSONValue] = ["TCP", "UDP"].map {
+                [
+                    "name": .string($0), "port": 80, "targetPort": .integer(Int(EchoServer.longPort)),
+                    "protocol": .string($0),
+                ]
+            }
+            try stage.put(
+                [Stage.service("web", 1, ports: ports)]
+                    + stage.slices(
+                        "web", [.init(pod: "a")],
+                        ports: ["TCP", "UDP"].map {
+                            ["name": .string($0), "port": .integer(Int(EchoServer.longPort)), "protocol": .string($0)]
+                        }))
+            try eventually(within: 4) {
+                let entries = try metric(
+                    "knetd_bpf_socket_map_entries{map=\"knet_frontends\"}", of: "node1", stage.playground)
+                return entries == 4
+            }
+            func entries() throws -> Double {
+                try metric("knetd_bpf_socket_map_entries{map=\"knet_connected\"}", of: "node1", stage.playground)
+            }
+            #expect(try entries() == 0)
+            let log = "\(stage.playground.directory)/client.log"
+            let client = try ChildProcess.start(
+                "/usr/bin/python3",
+                [
+                    "-uc",
+                    """
+                    import socket, sys, time
+                    kept = []
+                    for family, address in ((socket.AF_INET, '10.96.0.1'), (socket.AF_INET6, 'fd96::1'), (socket.AF_INET6, '::ffff:10.96.0.1')):
+                        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                            for i in range(20):
+                                s = socket.socket(family, kind); s.settimeout(2); s.connect((address, 80))
+                                kept.append(s) if i == 0 else s.close()
+                    print('all')
+                    time.sleep(1.5)
+                    for s in kept: s.close()
+                    print('none')
+                    time.sleep(1.5)
+                    """,
+                ], in: stage.playground.namespace("c1"), log: log)
+            defer { kill(client, SIGKILL) }
+            func wait(for line: String) throws {
+                try eventually(within: 5) {
+                    try String(contentsOfFile: log, encoding: .utf8).split(separator: "\n").last == line[...]
+                }
+            }
+            try wait(for: "all")
+            #expect(try entries() == 6)
+            try wait(for: "none")
+            #expect(try entries() == 0)
+        }
+    }
+
     @Test func aConnectedDatagramSocketEndsWithItsEndpoint() throws {
         try withServices(Self.configuration(), nodes: 1, servers: [("a", "node1"), ("b", "node1")]) { stage in
             let ports: [JSONValue] = [["port": 53, "targetPort": 7007, "protocol": "UDP"]]

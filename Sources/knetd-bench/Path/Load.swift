@@ -72,7 +72,8 @@ struct Load {
     func connect() throws -> Descriptor {
         let socket = try Sockets.open(path.address.family, SOCK_STREAM, milliseconds: Self.patience)
         Self.sendAtOnce(socket.number)
-        try Sockets.connect(socket.number, to: path.address, port: Self.port)
+        let asked = path.service ?? Endpoint(address: path.address, port: Int(path.port))
+        try Sockets.connect(socket.number, to: asked.address, port: UInt16(asked.port))
         return socket
     }
 
@@ -92,7 +93,7 @@ struct Load {
     private func listen() throws -> SharedDescriptor {
         let socket = try Sockets.open(path.address.family, SOCK_STREAM, milliseconds: Self.patience)
         Sockets.set(socket.number, Int(SOL_SOCKET), SO_REUSEADDR, 1)
-        try Sockets.with(path.address, port: Self.port) { pointer, length in
+        try Sockets.with(path.address, port: path.port) { pointer, length in
             _ = try syscall("bind") { bind(socket.number, pointer, length) }
         }
         try syscall("listen") { Glibc.listen(socket.number, 128) }

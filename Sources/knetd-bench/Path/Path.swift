@@ -9,6 +9,9 @@ struct Path {
     /// The pod that answers, at `address`.
     let server: NetworkNamespace
     let address: IPAddress
+    var port = Load.port
+    /// The Service by which it is asked; `nil`: it itself.
+    var service: Endpoint?
     /// Namespaces between the two: they would end with the last that holds them.
     var between: [NetworkNamespace] = []
 }

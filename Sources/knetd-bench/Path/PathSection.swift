@@ -47,7 +47,12 @@ struct PathSection {
         }
         try same.run(rounds: rounds, seconds: seconds)
         try cross.run(rounds: rounds, seconds: seconds)
-        return same.tables + cross.tables
+        var service = PathTurns(
+            id: "path.service", place: "same node, through a ClusterIP",
+            base: .init(row: ServicePaths.direct, label: "the pod itself"))
+        try ServicePaths(stage).enter(&service)
+        try service.run(rounds: rounds, seconds: seconds)
+        return same.tables + cross.tables + service.tables
     }
 
     /// Three pods of two knetd nodes: `client` and `near` on the first, `far` on the second.

@@ -61,7 +61,7 @@ enum PolicyPath {
         do {
             try path.client.run {
                 let socket = try Sockets.open(path.address.family, SOCK_STREAM, milliseconds: 300)
-                try Sockets.connect(socket.number, to: path.address, port: Load.port + 1)
+                try Sockets.connect(socket.number, to: path.address, port: path.port + 1)
             }
         } catch let error as SystemError {
             // A connection that came to nothing in its time.

@@ -35,11 +35,14 @@ enum OtherLayout: CaseIterable {
 struct RunningLayout {
     private let layout: OtherLayout
     private let contents: ServiceContents
+    /// The real server.
+    private let probe: IPAddress
     private let nftables: Nftables
 
-    init(_ layout: OtherLayout, _ contents: ServiceContents) throws {
+    init(_ layout: OtherLayout, _ contents: ServiceContents, probe: IPAddress = ConnectServer.address) throws {
         self.layout = layout
         self.contents = contents
+        self.probe = probe
         nftables = try Nftables()
     }
 
@@ -101,8 +104,6 @@ struct RunningLayout {
     }
 
     // MARK: Services
-
-    private var probe: IPAddress { ConnectServer.address }
 
     private func address(_ number: Int) -> String {
         number < contents.services

@@ -279,13 +279,10 @@ import Testing
     /// Who is answered in pieces is the stack's from then on.
     @Test func datagramsInPiecesAreLeftToTheStack() throws {
         try Self.with { stage throws in
-            guard stage.family == .v4 else { return }
             #expect(try stage.run(stage.packet()) != nil)
             var answer = TestPacket(source: stage.pods.b, destination: stage.client)
             answer.payload[..<4] = [0x1B, 0x5F, 0x12, 0x34]
-            answer.fragment = 0x2000
-            #expect(try stage.run(answer, .fromPod, on: stage.bench.links.b) == nil)
-            answer.fragment = 0
+            #expect(try stage.run(answer.firstPiece, .fromPod, on: stage.bench.links.b) == nil)
             #expect(try stage.run(answer.summed, .fromPod, on: stage.bench.links.b) == nil)
             #expect(try stage.run(stage.packet()) == nil)
             #expect(try stage.run(stage.packet(port: 0x35)) != nil)
@@ -449,49 +446,271 @@ import Testing
         }
     }
 
-    /// The same of what the endpoint sends: only answers go back past the stack, from the Service's address.
+    /// One packet of a known connection with the Service that does not come from the client.
+    private struct Way {
+        let name: String
+        let packet: TestPacket
+        let role: PathRole
+        let link: Int32
+        /// Where in it the ends are that say which connection it belongs to, and what they become.
+        let place: Int
+        let told: [String]
+    }
+
+    /// An answer of the endpoint, and an error of it about a request; each once the connection has begun.
+    private static func ways(_ stage: Stage, isRemote: Bool, _ flags: UInt8?) throws -> [Way] {
+        let endpoint = isRemote ? stage.pods.remote : stage.pods.b
+        let forth = try #require(try stage.run(stage.packet(flags)))
+        // As the endpoint got it.
+        var seen = stage.packet(flags)
+        seen.destination = endpoint
+        seen.source = isRemote ? stage.own : stage.client
+        let ports = (stage.family == .v4 ? 34 : 54)
+        seen.payload[..<4] = forth[ports..<ports + 4]
+        let answer = flags.map { seen.answer.with(flags: $0 | Self.ack) } ?? seen.answer
+        let (role, link): (PathRole, Int32) = isRemote ? (.fromNode, stage.uplink) : (.fromPod, stage.bench.links.b)
+        let inner = 14 + (stage.family == .v4 ? 20 : 40) + 8
+        let (client, frontend) = ("\(stage.client) \(0x1234)", "\(stage.frontend) \(0x35)")
+        return [
+            Way(
+                name: "answer", packet: answer.summed, role: role, link: link, place: 14, told: [frontend, client]),
+            Way(
+                name: "error", packet: seen.error.summed, role: role, link: link, place: inner,
+                told: [client, frontend]),
+        ]
+    }
+
+    /// - Parameter times: how often each of eight connections begins, once for its answer and once for its error.
+    private static func withWays(times: Int = 1, _ body: (Stage, Way) throws -> Void) throws {
+        for isRemote in [false, true] {
+            try with({ [isRemote ? $0.remote : $0.b] }) { stage throws in
+                let map = try #require(stage.bench.object.maps[.translations])
+                for flags in [Self.syn, nil] as [UInt8?] {
+                    for number in 0..<2 * times {
+                        for key in map.keys { try map.remove(key) }
+                        let way = try ways(stage, isRemote: isRemote, flags)[number % 2]
+                        let result = try #require(try stage.run(way.packet, way.role, on: way.link), "\(way)")
+                        #expect(stage.ends(result, at: way.place) == way.told, "\(way)")
+                        try body(stage, way)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers and errors of endpoints that are cut short anywhere, or have less than their transport's header.
+    @Test func noShortAnswerIsBalanced() throws {
+        try Self.withWays { stage, way in
+            let whole = way.packet.bytes
+            for length in 0..<whole.count {
+                let short = Array(whole.prefix(length))
+                guard let result = try stage.bench.run(short, way.role, on: way.link) else { continue }
+                #expect(result.verdict == ProgramBench.stack && result.packet == short, "\(way.name): \(length) bytes")
+            }
+            let least =
+                way.name == "error"
+                ? way.place - (stage.family == .v4 ? 34 : 54) + 4 + (stage.family == .v4 ? 20 : 40)
+                : way.packet.transport == 6 ? 20 : 8
+            for length in 0..<least {
+                var short = way.packet
+                short.payload = Array(way.packet.payload.prefix(length))
+                let result = try #require(try stage.bench.run(short.bytes, way.role, on: way.link))
+                #expect(
+                    result.verdict == ProgramBench.stack && result.packet == short.bytes,
+                    "\(way.name): \(length) bytes of transport")
+            }
+        }
+    }
+
+    /// `KNETD_FUZZ_RUNS` counts them. Of what endpoints send only what is of the connection goes back past the stack, from the Service's
+    /// address, with checksums as right or as wrong as they were.
     @Test func randomAnswersAreNotMisread() throws {
         let runs = getenv("KNETD_FUZZ_RUNS").flatMap { Int(String(cString: $0)) } ?? 20_000
         var generator = SeededGenerator(seed: 17)
-        try Self.with { stage throws in
-            for port in 0...255 as ClosedRange<UInt8> {
-                for flags in [Self.syn, nil] as [UInt8?] {
-                    _ = try #require(try stage.run(stage.packet(flags, port: port)))
-                }
-            }
-            var redirected = 0
-            for run in 0..<runs / 2 {
-                var packet = TestPacket(source: stage.pods.b, destination: stage.client)
-                packet.payload[..<4] = [0x1B, 0x5F, 0x12, .random(in: 0...255, using: &generator)]
-                if Bool.random(using: &generator) {
-                    packet = packet.with(flags: [1, 4, 16, 18].randomElement(using: &generator)!)
-                }
-                var bytes = packet.summed.bytes
+        // What they change of the connection is not to keep the rest from it.
+        let each = 250
+        var redirected = 0
+        try Self.withWays(times: max(runs / 16 / each, 1)) { stage, way in
+            for run in 0..<each {
+                var bytes = way.packet.bytes
                 for _ in 0..<Int.random(in: 0...2, using: &generator) {
                     bytes[Int.random(in: 0..<bytes.count, using: &generator)] = .random(in: 0...255, using: &generator)
                 }
                 if Int.random(in: 0..<4, using: &generator) == 0 {
                     bytes.removeLast(Int.random(in: 0..<bytes.count - 14, using: &generator))
                 }
-                guard let result = try stage.bench.run(bytes, .fromPod, on: stage.bench.links.b) else { continue }
+                guard let result = try stage.bench.run(bytes, way.role, on: way.link) else { continue }
                 switch result.verdict {
-                case ProgramBench.stack: #expect(result.packet == bytes, "run \(run)")
+                case ProgramBench.stack: #expect(result.packet == bytes, "\(way.name) run \(run)")
                 case ProgramBench.redirect:
                     redirected += 1
-                    let (sent, told) = (stage.ends(bytes), stage.ends(result.packet))
-                    let isAnswer =
-                        sent[0] == "\(stage.pods.b) 7007" && sent[1].hasPrefix("\(stage.client) ")
-                        && told == ["\(stage.frontend) \(0x35)", sent[1]]
+                    let isKnown =
+                        stage.ends(bytes, at: way.place) == stage.ends(way.packet.bytes, at: way.place)
+                        && stage.ends(result.packet, at: way.place) == way.told
                     let isSummed =
                         (TestPacket.transportSum(bytes) == 0) == (TestPacket.transportSum(result.packet) == 0)
-                    guard isAnswer, isSummed, result.packet.count == bytes.count else {
-                        Issue.record("run \(run): \(bytes) became \(result.packet)")
+                    guard isKnown, isSummed, result.packet.count == bytes.count else {
+                        Issue.record("\(way.name) run \(run): \(bytes) became \(result.packet)")
                         return
                     }
-                default: Issue.record("run \(run): verdict \(result.verdict) of \(bytes)")
+                default: Issue.record("\(way.name) run \(run): verdict \(result.verdict) of \(bytes)")
                 }
             }
-            #expect(redirected > runs / 20)
+        }
+        #expect(redirected > runs / 20)
+    }
+
+    // MARK: How long it lasts
+
+    /// Sets when a way was last used, in seconds before now.
+    private static func age(_ way: TestPacket, _ seconds: Int, _ stage: Stage) throws {
+        let map = try #require(stage.bench.object.maps[.translations])
+        let key = key(way)
+        var value = MapForm.read(try #require(map.value(key))[...], knet_translation.self)
+        value.seen -= UInt64(seconds) * 1_000_000_000
+        try map.set(key, withUnsafeBytes(of: value) { Array($0) })
+    }
+
+    private static func key(_ way: TestPacket) -> [UInt8] {
+        MapForm.address(way.source) + MapForm.address(way.destination) + way.payload[..<4] + [way.transport, 0, 0, 0]
+    }
+
+    private static func isKnown(_ way: TestPacket, _ stage: Stage) -> Bool {
+        stage.bench.object.maps[.translations]?.value(key(way)) != nil
+    }
+
+    /// Who only sends, or only hears, keeps its connection.
+    @Test func bothWaysLastAsLongAsOneIsUsed() throws {
+        for isRemote in [false, true] {
+            try Self.with({ [isRemote ? $0.remote : $0.b] }) { stage throws in
+                for flags in [Self.syn, nil] as [UInt8?] {
+                    let way = try Self.ways(stage, isRemote: isRemote, flags)[0]
+                    let (asks, answers) = (
+                        flags == nil ? stage.packet() : stage.packet(Self.ack),
+                        flags == nil ? way.packet : way.packet.with(flags: Self.ack).summed
+                    )
+                    func passes(_ isAnswer: Bool) throws -> Bool {
+                        try isAnswer
+                            ? stage.run(answers, way.role, on: way.link) != nil : stage.run(asks) != nil
+                    }
+                    let (forth, back) = (stage.packet(flags), answers)
+                    for isAnswer in [false, true] {
+                        // Of two times two minutes one is more than three.
+                        for _ in 0..<2 {
+                            for end in [forth, back] { try Self.age(end, 120, stage) }
+                            #expect(try passes(isAnswer))
+                        }
+                        try Self.age(isAnswer ? back : forth, 2, stage)
+                        #expect(try passes(!isAnswer) && passes(isAnswer))
+                        // What was forgotten of it follows from the other.
+                        let map = try #require(stage.bench.object.maps[.translations])
+                        let (lost, held) = isAnswer ? (forth, back) : (back, forth)
+                        let before = try #require(map.value(Self.key(lost)))
+                        try map.remove(Self.key(lost))
+                        try Self.age(held, 2, stage)
+                        #expect(try passes(isAnswer))
+                        let after = MapForm.read(try #require(map.value(Self.key(lost)))[...], knet_translation.self)
+                        let known = MapForm.read(before[...], knet_translation.self)
+                        #expect(after.link == known.link && after.kind == known.kind && after.ports == known.ports)
+                        #expect(try passes(!isAnswer))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nobody looks whether its receiver took a reset: what goes on was not cut off.
+    @Test func aStreamThatGoesOnWasNotReset() throws {
+        try Self.with { stage throws in
+            let map = try #require(stage.bench.object.maps[.translations])
+            func ended() throws -> [UInt32] {
+                try map.keys.map { MapForm.read(try #require(map.value($0))[...], knet_translation.self).ended }
+            }
+            #expect(try stage.run(stage.packet(Self.syn)) != nil)
+            #expect(try stage.run(stage.packet(TestPacket.Flags.rst)) != nil)
+            #expect(try ended() == [2, 2])
+            #expect(try stage.run(stage.packet(Self.ack)) != nil)
+            #expect(try ended() == [0, 0])
+            #expect(try stage.run(stage.packet(Self.fin | Self.ack)) != nil)
+            #expect(try stage.run(stage.packet(TestPacket.Flags.rst)) != nil)
+            #expect(try stage.run(stage.packet(Self.ack)) != nil)
+            #expect(try ended().sorted() == [0, 1] || ended().sorted() == [1, 2], "who has ended it has")
+        }
+    }
+
+    // MARK: What the daemon forgets
+
+    private static func maps(_ stage: Stage) throws -> FlowMaps {
+        let maps = stage.bench.object.maps
+        return FlowMaps(
+            flows: try #require(maps[.flows]), translations: try #require(maps[.translations]),
+            endpoints: try #require(maps[.endpoints]))
+    }
+
+    @Test func onlyWhatIsOverIsForgotten() throws {
+        try Self.with { stage throws in
+            let maps = try Self.maps(stage)
+            let datagram = stage.packet()
+            #expect(try stage.run(datagram) != nil)
+            var answer = TestPacket(source: stage.pods.b, destination: stage.client)
+            answer.payload[..<4] = [0x1B, 0x5F, 0x12, 0x34]
+            try Self.age(datagram, 200, stage)
+            #expect(maps.forgetWhatIsOver().isEmpty && Self.isKnown(datagram, stage), "it was answered since")
+            try Self.age(answer, 200, stage)
+            #expect(maps.forgetWhatIsOver().map(\.kind) == [KNET_EVENT_ENDED.rawValue])
+            #expect(!Self.isKnown(datagram, stage) && !Self.isKnown(answer, stage))
+
+            // A stream of which one end has said so waits for the other.
+            let (open, end) = (stage.packet(Self.syn), stage.packet(Self.fin | Self.ack))
+            answer = answer.with(flags: Self.fin | Self.ack)
+            #expect(try stage.run(open) != nil && stage.run(end) != nil)
+            for way in [open, answer] { try Self.age(way, 3600, stage) }
+            _ = maps.forgetWhatIsOver()
+            #expect(Self.isKnown(open, stage) && Self.isKnown(answer, stage))
+            #expect(try stage.run(answer.summed, .fromPod, on: stage.bench.links.b) != nil)
+            for way in [open, answer] { try Self.age(way, 5, stage) }
+            _ = maps.forgetWhatIsOver()
+            #expect(Self.isKnown(open, stage), "something may be under way")
+            for way in [open, answer] { try Self.age(way, 11, stage) }
+            #expect(maps.forgetWhatIsOver().isEmpty, "the programs told of it")
+            #expect(!Self.isKnown(open, stage) && !Self.isKnown(answer, stage))
+        }
+    }
+
+    /// With direct return the other end does not come by here.
+    @Test func aHalfClosedStreamThatIsAnsweredElsewhereIsKept() throws {
+        try Self.with({ [$0.remote] }, direct: true) { stage throws in
+            let maps = try Self.maps(stage)
+            let (open, end) = (stage.packet(Self.syn), stage.packet(Self.fin | Self.ack))
+            #expect(try stage.run(open) != nil && stage.run(end) != nil)
+            try Self.age(open, 60, stage)
+            _ = maps.forgetWhatIsOver()
+            #expect(Self.isKnown(open, stage))
+            try Self.age(open, 61, stage)
+            _ = maps.forgetWhatIsOver()
+            #expect(!Self.isKnown(open, stage))
+        }
+    }
+
+    /// Its own pod's, and those of other nodes with it.
+    @Test func whatWasOfAPodThatIsGoneIsForgotten() throws {
+        try Self.with { stage throws in
+            let maps = try Self.maps(stage)
+            let open = stage.packet(Self.syn)
+            let stream = TestPacket(source: stage.pods.a, destination: stage.pods.b).with(flags: Self.syn)
+            let other = TestPacket(source: stage.pods.a, destination: stage.pods.remote).with(flags: Self.syn)
+            for packet in [stream, other] {
+                #expect(try stage.bench.run(packet.bytes)?.verdict == ProgramBench.redirect)
+            }
+            #expect(try stage.run(open) != nil)
+            #expect(maps.forgetWhatIsOver().isEmpty && maps.flows.keys.count == 2)
+            try maps.endpoints.remove(MapForm.address(stage.pods.b))
+            for family in IPFamily.allCases where family != stage.family {
+                try maps.endpoints.remove(MapForm.address(try #require(ProgramBench.pods[family]?.b)))
+            }
+            let told = maps.forgetWhatIsOver()
+            #expect(told.count == 2 && maps.flows.keys.count == 1, "\(told)")
+            #expect(maps.translations.keys.isEmpty)
         }
     }
 }

@@ -237,6 +237,51 @@ import Testing
         }
     }
 
+    /// A stream that nobody knows any more, as after a loss of all maps, goes on where its beginner might begin it.
+    @Test func aStreamThatIsNotKnownGoesOnByWhoeverSpeaks() throws {
+        try Self.withPolicies { bench, packet in
+            let (data, answer) = (packet.with(flags: Self.ack), packet.answer.with(flags: Self.ack))
+            #expect(try !Self.passes(answer, bench))
+            #expect(bench.object.maps[.verdicts]?.keys.count == 1, "who began it is asked about")
+            #expect(try !Self.passes(packet.answer.with(flags: Self.syn | Self.ack), bench), "no beginning is known")
+            #expect(try !Self.passes(data, bench), "the stack may know more")
+            try Self.answer(data, KNET_ADMITTED, bench)
+            #expect(try Self.passes(answer, bench))
+            #expect(try Self.passes(data, bench))
+            #expect(try !Self.passes(packet.answer.with(flags: Self.syn), bench), "the other may begin none")
+        }
+    }
+
+    /// Who is answered in pieces asks by the stack from then on, whatever the port: policies would deny answers to what that does not know.
+    @Test func questionsThatAreAnsweredInPiecesAreTheStacks() throws {
+        try Self.withPolicies { bench, packet in
+            let pods = try #require(ProgramBench.pods[packet.source.family])
+            for (server, role, link) in [
+                (pods.b, PathRole.fromPod, bench.links.b), (pods.remote, .fromNode, bench.links.a),
+            ] {
+                var query = packet
+                query.destination = server
+                try Self.answer(query, KNET_ADMITTED, bench, to: server == pods.b ? bench.links.b : 0)
+                let before = bench.count(.policy)
+                _ = try bench.run(query.bytes)
+                #expect(bench.count(.policy) == before)
+                let part = query.answer.firstPiece
+                var forged = part
+                forged.source = pods.outside
+                for (part, isLeft) in [(forged, false), (part, true)] {
+                    #expect(try bench.run(part.bytes, role, on: link)?.verdict == ProgramBench.stack)
+                    let (tracked, policy) = (bench.count(.tracked), bench.count(.policy))
+                    _ = try bench.run(query.bytes)
+                    #expect(bench.count(.tracked) == tracked + (isLeft ? 1 : 0))
+                    var other = query
+                    other.payload[1] += isLeft ? 1 : 2
+                    _ = try bench.run(other.bytes)
+                    #expect(bench.count(.policy) == policy + (isLeft ? 1 : 0), "from another port too")
+                }
+            }
+        }
+    }
+
     /// A router's error about what a pod sent is the pod's.
     @Test func errorsOfRoutersReachPods() throws {
         try Self.withPolicies { bench, packet in

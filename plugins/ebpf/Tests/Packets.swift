@@ -35,6 +35,19 @@ struct TestPacket {
         return packet
     }
 
+    /// The first of its fragments.
+    var firstPiece: TestPacket {
+        var piece = self
+        if source.family == .v4 {
+            piece.fragment = 0x2000
+        } else {
+            // The header before its own, <linux/ipv6.h>: more follow.
+            piece.transport = 44
+            piece.payload = [transport, 0, 0, 1, 0, 0, 0, 7] + payload
+        }
+        return piece
+    }
+
     /// Its receiver's error about it, to its sender.
     var error: TestPacket { error(of: destination) }
 

@@ -457,6 +457,9 @@ static __always_inline int balance(struct __sk_buff *skb, const struct packet *p
     way->ends[1] = packet->destination;
     way->ports[0] = segment->ports[0];
     way->ports[1] = segment->ports[1];
+    // A pod speaks for itself.
+    if (origin == FROM_POD && __builtin_memcmp(&way->ends[0], &packet->source, 16))
+        return count(skb, KNET_STACK_TRACKED);
     translation = bpf_map_lookup_elem(&knet_translated, way);
     if (translation && translation->is_left) {
         translation->seen = bpf_ktime_get_coarse_ns();

@@ -175,6 +175,12 @@ static __always_inline __u32 read_segment(struct __sk_buff *skb, const struct pa
     return 0;
 }
 
+// Whether it may be a fragment, where `parse` returned `reason`.
+static __always_inline int is_in_pieces(const struct packet *packet, __u32 reason)
+{
+    return reason ? reason == KNET_STACK_HEADER : packet->is_ipv6 && packet->transport == IPPROTO_FRAGMENT;
+}
+
 // Of UDP's first fragments: the ends and ports of the whole. Returns whether it is one.
 static __always_inline int read_fragment(struct __sk_buff *skb, struct packet *packet, __u16 *ports)
 {

@@ -42,7 +42,7 @@ int knet_from_pod(struct __sk_buff *skb)
     work = scratch();
     wanted = settings();
     reason = parse(skb, &packet);
-    if (reason == KNET_STACK_HEADER)
+    if (is_in_pieces(&packet, reason))
         leave_fragmented(skb);
     if (reason || !work || !wanted)
         return count(skb, reason);
@@ -111,7 +111,7 @@ int knet_from_node(struct __sk_buff *skb)
     struct packet packet;
     __u32 reason = parse(skb, &packet);
 
-    if (reason == KNET_STACK_HEADER)
+    if (is_in_pieces(&packet, reason))
         leave_fragmented(skb);
     if (reason)
         return count(skb, reason);
@@ -127,7 +127,7 @@ int knet_from_outside(struct __sk_buff *skb)
     struct packet packet;
     __u32 reason = parse(skb, &packet);
 
-    if (reason == KNET_STACK_HEADER)
+    if (is_in_pieces(&packet, reason))
         leave_fragmented(skb);
     if (reason)
         return count(skb, reason);
