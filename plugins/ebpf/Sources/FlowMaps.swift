@@ -21,7 +21,8 @@ struct FlowMaps: Sendable {
     fileprivate static func age(_ seen: UInt64) -> Double {
         var time = timespec()
         clock_gettime(CLOCK_MONOTONIC, &time)
-        return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9 - Double(seen) / 1e9
+        let now = UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+        return Double(Int64(bitPattern: now &- seen)) / 1e9
     }
 
     /// Datagrams and echoes have no end: connections of them are over when none came for so long.
@@ -153,11 +154,13 @@ struct FlowMaps: Sendable {
                 return false
             }
             let answer = answer
-            let seen = max(there.seen, answer?.seen ?? 0)
-            guard way.transport == UInt8(IPPROTO_TCP) else { return FlowMaps.isForgotten(way.transport, seen: seen) }
+            guard way.transport == UInt8(IPPROTO_TCP) else {
+                return answer.map { FlowMaps.isForgotten(way.transport, seen: $0.seen) } ?? true
+            }
             if answer?.ended == 0 { return false }
             let ends = [there.ended, answer?.ended].count { $0 == UInt32(KNET_FINISHED) }
-            return FlowMaps.age(seen) > [FlowMaps.cutOff, FlowMaps.halfClosed, FlowMaps.lateness][ends]
+            let age = min(FlowMaps.age(there.seen), answer.map { FlowMaps.age($0.seen) } ?? .infinity)
+            return age > [FlowMaps.cutOff, FlowMaps.halfClosed, FlowMaps.lateness][ends]
         }
 
         func event(_ kind: knet_event_kind) -> knet_event {

@@ -572,7 +572,7 @@ import Testing
         let map = try #require(stage.bench.object.maps[.translations])
         let key = key(way)
         var value = MapForm.read(try #require(map.value(key))[...], knet_translation.self)
-        value.seen -= UInt64(seconds) * 1_000_000_000
+        value.seen &-= UInt64(seconds) * 1_000_000_000
         try map.set(key, withUnsafeBytes(of: value) { Array($0) })
     }
 
