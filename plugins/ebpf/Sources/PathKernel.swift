@@ -154,6 +154,10 @@ public final class PathKernel: Sendable {
         // Before there is a program that would do without it.
         let isFirst = { (entry: PathEntry) in if case .settings = entry { true } else { false } }
         for entry in changes.add.filter(isFirst) + changes.add.filter({ !isFirst($0) }) {
+            // Between two programs with different maps a connection would be lost: what is known goes first.
+            if case .program(let role, _, _) = entry, role != .fromPod {
+                object.takeOver(predecessors.maps.withLock { $0 })
+            }
             guard let error = shortfall.attempt(entry, { try add(entry, object, patience: Self.patience) }),
                 case .program(let role, _, _) = entry, role != .fromPod
             else { continue }
