@@ -55,7 +55,7 @@ nightly: setup ## The random tests at length: 10,000 runs against a server that 
 	$(SWIFT) build --build-tests
 	KNETD_RANDOM_RUNS=10000 KNETD_FUZZ_RUNS=5000000 KNETD_POLICY_RUNS=500 KNETD_POLICY_EXPLAIN=5 KNETD_POLICY_STARTS=500 SWIFT=$(SWIFT) \
 		Tests/run.sh --filter "FollowTests|RandomTests|RandomEventTests|FuzzTests|PolicyTests|PolicyStartTests"
-	KNETD_FUZZ_RUNS=10000000 SWIFT=$(SWIFT) Tests/run.sh --filter "ProgramTests|BalanceTests"
+	KNETD_FUZZ_RUNS=10000000 SWIFT=$(SWIFT) Tests/run.sh --filter "ProgramTests|EBPFPluginTests\.Balance"
 	KNETD_TEST_DATAPLANE=ebpf SWIFT=$(SWIFT) Tests/run.sh --filter EndToEndTests
 	KNETD_TEST_DATAPLANE=ebpf-direct SWIFT=$(SWIFT) Tests/run.sh --filter "$(EBPF_SUITES)"
 	for part in tcx cgroup load,cgroup; do \
@@ -66,7 +66,7 @@ kernels: setup ## The BPF programs of packets on Debian's 6.1 and 6.12, in virtu
 	$(SWIFT) build --build-tests
 	for kernel in 6.1 6.12; do \
 		Tests/run-in-kernel.sh -t 1800 $$kernel env KNETD_FUZZ_RUNS=5000 .build/debug/knetdPackageTests.xctest \
-			--testing-library swift-testing --no-parallel --filter "ProgramTests|FlowTests|BalanceTests" || exit 1; \
+			--testing-library swift-testing --no-parallel --filter "ProgramTests|FlowTests|EBPFPluginTests\.Balance" || exit 1; \
 	done
 
 proto: ## Make the API's messages anew from the reduced .proto; needs Debian's protobuf-compiler

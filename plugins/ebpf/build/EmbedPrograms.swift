@@ -7,9 +7,10 @@ import PackagePlugin
         let folder = target.directoryURL.deletingLastPathComponent().appending(path: "bpf")
         let clang = try context.tool(named: "clang").url
         let script = folder.appending(path: "embed.sh")
-        let headers = ["include/knet.h", "packet.h", "ways.h", "flows.h", "streams.h", "translate.h", "balance.h"].map {
-            folder.appending(path: $0)
-        }
+        let headers = [
+            "include/knet.h", "packet.h", "ways.h", "flows.h", "streams.h", "translate.h", "translations.h",
+            "balance.h",
+        ].map { folder.appending(path: $0) }
         let sources = ["path", "socket"].map { folder.appending(path: "\($0).bpf.c") }
         let output = context.pluginWorkDirectoryURL.appending(path: "Embedded.swift")
         return [
