@@ -88,6 +88,8 @@ final class Daemon: ServiceLifecycle.Service {
     }
 
     func run() async throws {
+        // DNS has a socket for each question that it asks.
+        OpenFiles.allow(65_536)
         try NetlinkMonitor.start(pool: pool, receiveBuffer: Self.receiveBuffer) { [weak self] events in
             self?.generation.kernelChanged(events)
         }

@@ -69,7 +69,8 @@ public final class DNS: Plugin, PluginService {
             settings.forwarding, servers: settings.upstreamServers ?? file.contents.servers, cache: cache, on: loop)
         self.forwarder = forwarder
         let recursor = Recursor(
-            forwarder: forwarder, contents: published, cache: cache, walks: walks, names: names)
+            forwarder: forwarder, contents: published, cache: cache, walks: walks, names: names,
+            waiting: WaitingQueries(most: settings.maxConcurrent))
         self.recursor = recursor
         let serving = ServerSettings(settings, logger)
         let threads = settings.threads > 0 ? settings.threads : min(2, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
@@ -237,7 +238,7 @@ public final class DNS: Plugin, PluginService {
             counts.take(&more)
         }
         DNSMetrics.measure(&page, counts, cache: cache.counts)
-        DNSMetrics.measure(&page, upstreams.withLock { $0 })
+        DNSMetrics.measure(&page, upstreams.withLock { $0 }, refusals: recursor.waiting.refusals)
     }
 }
 

@@ -32,6 +32,7 @@ public struct DNSSettings: Codable, Sendable, Equatable {
     let stubDomains: [StubDomain]
     let hosts: [Host]
     let resolvConf: String
+    let maxConcurrent: Int
     let cache: Cache
     let allow: [CIDR]
     let queriesPerSecond: Int
@@ -97,6 +98,9 @@ public struct DNSSettings: Codable, Sendable, Equatable {
             Field(
                 "resolvConf", .either([.text(.absolutePath), .text(.oneOf([""]))]), default: "",
                 "The file with the node's servers and search domains; \"\": systemd-resolved's, else /etc/resolv.conf."),
+            Field(
+                "maxConcurrent", .integer(1...100_000), default: 1_000,
+                "Queries that may wait for other servers at a time, each for some 50 kB; more fail at once."),
             Field(
                 "cache",
                 .object([

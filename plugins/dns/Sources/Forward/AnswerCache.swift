@@ -107,6 +107,11 @@ final class AnswerCache: Sendable {
         }
     }
 
+    /// What is told where nobody can be asked: what is held though it is out of date, or that there is a failure.
+    func findWithoutAsking(_ question: Question, now: Int64) -> Found {
+        findStale(question, now: now) ?? Found(answer: .failure(.serverFailure, lifetime: 0), age: 0)
+    }
+
     /// Whether something is held that is out of date, and may be told for want of something better.
     func isStale(_ question: Question, now: Int64) -> Bool {
         shard(question).contents.withLock { contents in

@@ -6,9 +6,7 @@ import NIOPosix
 /// A question asked over UDP, from a port and with a number that nobody can guess (RFC 5452 §9). The socket is connected: the kernel
 /// drops what others send. What comes and is no answer is not taken for one.
 enum DatagramExchange {
-    /// After which nobody waits any more.
-    private static let longest = TimeAmount.seconds(6)
-
+    /// It waits until the task is cancelled. (A timer of its own for each would cost the loop a search through all of them.)
     /// - Throws: where the upstream is not there.
     static func ask(
         _ upstream: UpstreamAddress, _ question: Question, withEDNS: Bool, lifetimes: UpstreamReply.Lifetimes,
@@ -36,11 +34,7 @@ enum DatagramExchange {
         return try await withTaskCancellationHandler {
             let message = QueryMessage.bytes(question, id: id, withEDNS: withEDNS)
             channel.writeAndFlush(ByteBuffer(bytes: message)).cascadeFailure(to: reply)
-            let end = loop.scheduleTask(in: longest) { channel.close(promise: nil) }
-            defer {
-                end.cancel()
-                channel.close(promise: nil)
-            }
+            defer { channel.close(promise: nil) }
             return try await reply.futureResult.get()
         } onCancel: {
             channel.close(promise: nil)

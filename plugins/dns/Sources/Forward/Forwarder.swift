@@ -59,7 +59,11 @@ actor Forwarder {
             let token = String(UInt64.random(in: 0 ... .max), radix: 36)
             guard let name = DomainName("\(token).knetd.invalid") else { continue }
             probes[name] = upstream
-            Task { _ = try? await self.exchange(upstream, Question(name, RecordType.txt)) }
+            let probe = Task { _ = try? await self.exchange(upstream, Question(name, RecordType.txt)) }
+            Task {
+                try? await Task.sleep(for: Self.deadline)
+                probe.cancel()
+            }
         }
     }
 

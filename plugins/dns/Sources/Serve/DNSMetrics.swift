@@ -38,7 +38,13 @@ enum DNSMetrics {
         page.sample("coredns_cache_prefetch_total", server, Double(counts.prefetches))
     }
 
-    static func measure(_ page: inout MetricsText, _ upstreams: [(upstream: UpstreamAddress, health: UpstreamHealth)]) {
+    /// - Parameter refusals: queries for which nobody was asked, since too many waited already.
+    static func measure(
+        _ page: inout MetricsText, _ upstreams: [(upstream: UpstreamAddress, health: UpstreamHealth)], refusals: Int
+    ) {
+        page.family(
+            "coredns_forward_max_concurrent_rejects_total", "counter", "Queries that failed because too many waited.")
+        page.sample("coredns_forward_max_concurrent_rejects_total", [:], Double(refusals))
         page.family("coredns_proxy_request_duration_seconds", "summary", "Time to an upstream's answer.")
         for (upstream, health) in upstreams where !health.answers.isEmpty {
             let labels = ["proxy_name": "forward", "to": "\(upstream)"]

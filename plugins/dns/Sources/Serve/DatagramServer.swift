@@ -186,22 +186,28 @@ final class DatagramServer: Sendable {
             let room = UnsafeMutableRawBufferPointer(
                 rebasing: answers[place * Answer.largestPayload..<(place + 1) * Answer.largestPayload])
             let refuses = gate.refuses(client, now: material.now)
-            switch resolver.answer(query, from: client, refuses: refuses, isDatagram: true, with: material, into: room)
-            {
-            case .ignore: return false
-            case .send(let length):
-                sent[place].msg_hdr.msg_name = received[index].msg_hdr.msg_name
-                sent[place].msg_hdr.msg_namelen = received[index].msg_hdr.msg_namelen
-                vectors[batch + place].iov_base = room.baseAddress
-                vectors[batch + place].iov_len = length
-                counts.add(resolver.facts, client.family, isDatagram: true, bytes: length)
-                if let question = resolver.facts.prefetch { server.prefetch(question) }
-                log(query, client)
-                return true
-            case .fetch:
-                server.fetch(Array(query), client, names[index], socket)
-                return false
+            func resolve() -> Resolver.Outcome {
+                resolver.answer(query, from: client, refuses: refuses, isDatagram: true, with: material, into: room)
             }
+            var outcome = resolve()
+            while case .fetch(let question) = outcome {
+                if server.recursor.waiting.enter() {
+                    server.fetch(Array(query), client, names[index], socket)
+                    break
+                }
+                material.fetched.append((question, server.cache.findWithoutAsking(question, now: material.now)))
+                outcome = resolve()
+            }
+            if !material.fetched.isEmpty { material.fetched = [] }
+            guard case .send(let length) = outcome else { return false }
+            sent[place].msg_hdr.msg_name = received[index].msg_hdr.msg_name
+            sent[place].msg_hdr.msg_namelen = received[index].msg_hdr.msg_namelen
+            vectors[batch + place].iov_base = room.baseAddress
+            vectors[batch + place].iov_len = length
+            counts.add(resolver.facts, client.family, isDatagram: true, bytes: length)
+            if let question = resolver.facts.prefetch { server.prefetch(question) }
+            log(query, client)
+            return true
         }
 
         private func log(_ query: UnsafeRawBufferPointer, _ client: IPAddress) {
@@ -217,11 +223,13 @@ final class DatagramServer: Sendable {
         Task { await forwarder.prefetch(question) }
     }
 
+    /// Has a query answered that may wait.
     private func fetch(_ query: [UInt8], _ client: IPAddress, _ address: sockaddr_storage, _ socket: SharedDescriptor) {
         let start = Clock.precise
         Task {
             guard
-                let (answer, facts) = await recursor.answer(query, from: client, refuses: false, isDatagram: true)
+                let (answer, facts) = await recursor.answer(
+                    query, from: client, refuses: false, isDatagram: true, waits: true)
             else { return }
             var address = address
             let length = socklen_t(

@@ -8,18 +8,20 @@ actor Recursor {
 
     private let forwarder: Forwarder
     private let contents: Published
+    private let cache: AnswerCache
     private let resolver: Resolver
     private let room = Room()
-    private var waiting = 0
+    nonisolated let waiting: WaitingQueries
 
-    /// Queries that may wait at a time; more are told to come again.
-    private static let mostWaiting = 10_000
     /// As many as names in a chain, and domains of a search.
     private static let mostFetches = 24
 
     init(
-        forwarder: Forwarder, contents: Published, cache: AnswerCache, walks: SearchWalks, names: NameExchange? = nil
+        forwarder: Forwarder, contents: Published, cache: AnswerCache, walks: SearchWalks, names: NameExchange? = nil,
+        waiting: WaitingQueries
     ) {
+        self.waiting = waiting
+        self.cache = cache
         self.forwarder = forwarder
         self.contents = contents
         resolver = Resolver(cache: cache, walks: walks, names: names)
@@ -31,21 +33,23 @@ actor Recursor {
         deinit { bytes.deallocate() }
     }
 
+    /// - Parameter waits: whether the query was let in by `waiting`; it leaves when it is answered.
     /// - Returns: the answer, `nil` where there is none, and what became of the query.
     func answer(
-        _ message: [UInt8], from client: IPAddress, refuses: Bool, isDatagram: Bool
+        _ message: [UInt8], from client: IPAddress, refuses: Bool, isDatagram: Bool, waits: Bool = false
     ) async -> (bytes: [UInt8], facts: Resolver.Facts)? {
-        await answer(message, from: client, refuses: refuses, isDatagram: isDatagram, trace: nil)?.0
+        await answer(message, from: client, refuses: refuses, isDatagram: isDatagram, waits: waits, trace: nil)?.0
     }
 
     /// - Parameter trace: what was noted so far; `nil` where nothing is to be noted.
     /// - Returns: the answer with what was noted.
     func answer(
-        _ message: [UInt8], from client: IPAddress?, refuses: Bool, isDatagram: Bool, trace: [String]?
+        _ message: [UInt8], from client: IPAddress?, refuses: Bool, isDatagram: Bool, waits: Bool = false,
+        trace: [String]?
     ) async -> ((bytes: [UInt8], facts: Resolver.Facts), trace: [String])? {
         var material = Resolver.Material(contents: contents.current, now: Clock.now)
-        waiting += 1
-        defer { waiting -= 1 }
+        var waits = waits
+        defer { if waits { waiting.leave() } }
         var notes = trace ?? []
         while true {
             resolver.trace = trace == nil ? nil : []
@@ -60,9 +64,9 @@ actor Recursor {
                 if let question = facts.prefetch { Task { await forwarder.prefetch(question) } }
                 return ((Array(room.bytes[..<count]), facts), notes + (resolver.trace ?? []))
             case .fetch(let question):
-                if waiting > Self.mostWaiting || material.fetched.count >= Self.mostFetches {
-                    let failure = AnswerCache.Found(answer: .failure(.serverFailure, lifetime: 0), age: 0)
-                    material.fetched.append((question, failure))
+                waits = waits || waiting.enter()
+                guard waits, material.fetched.count < Self.mostFetches else {
+                    material.fetched.append((question, cache.findWithoutAsking(question, now: Clock.now)))
                     continue
                 }
                 notes.append("\(question): asking upstream")
