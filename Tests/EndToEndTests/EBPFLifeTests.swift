@@ -106,7 +106,8 @@ import Testing
                 var next = ContinuousClock.now
                 while !isStopped.load(ordering: .relaxed) {
                     do { try body() } catch {
-                        failures.withLock { $0.append("\(name): \(error)") }
+                        let time = ContinuousClock.now - start
+                        failures.withLock { $0.append("\(name), after \(time): \(error)") }
                         break
                     }
                     next += interval
@@ -245,7 +246,8 @@ import Testing
                 try metric("knetd_bpf_map_capacity{map=\"knet_flows\"}", of: "node1", playground) == 65_536
             }
             #expect(try metric(flows, of: "node1", playground) >= known && known > 8)
-            usleep(500_000)
+            // Who must ask a second time has asked.
+            usleep(1_500_000)
             let (connections, exchanges) = (
                 traffic.connections.load(ordering: .relaxed), traffic.exchanges.load(ordering: .relaxed)
             )
