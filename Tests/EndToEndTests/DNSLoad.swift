@@ -4,6 +4,7 @@ import KnetCore
 import KnetLinux
 import KnetPlayground
 import Synchronization
+import TestSupport
 
 /// Asks for an address at a steady rate, and counts what came back.
 final class DNSLoad: Sendable {
@@ -28,8 +29,7 @@ final class DNSLoad: Sendable {
             return socket
         }
         Sockets.set(socket.number, Int(SOL_SOCKET), SO_RCVBUFFORCE, 8 << 20)
-        let labels = name.split(separator: ".").flatMap { [UInt8($0.utf8.count)] + Array($0.utf8) }
-        let rest: [UInt8] = [1, 0, 0, 1, 0, 0, 0, 0, 0, 0] + labels + [0, 0, 1, 0, 1]
+        let rest: [UInt8] = [1, 0, 0, 1, 0, 0, 0, 0, 0, 0] + name.labels + [0, 1, 0, 1]
         try DedicatedThread.start(name: "dns-load-send") { [self] in
             let start = ContinuousClock.now
             var number = 0

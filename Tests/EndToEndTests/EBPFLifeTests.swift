@@ -335,8 +335,8 @@ import Testing
                 try eventually(within: 6) { traffic.isHeard(since: rebuilt) }
             }
             print("rebuilt in \(times.map { Int($0 / .milliseconds(1)) }) ms")
-            // Half of them: others may be at work on the machine.
-            #expect(times.sorted()[times.count / 2] < .seconds(1), "\(times)")
+            // All but one: others may be at work on the machine.
+            #expect(times.sorted()[times.count - 2] < .seconds(1), "\(times)")
             #expect(traffic.stop() == [], "streams go on by the host's stack meanwhile")
         }
     }

@@ -4,6 +4,7 @@ import KnetCore
 import KnetLinux
 import KnetPlayground
 import Synchronization
+import TestSupport
 
 /// A DNS server whose answers, right and wrong, are chosen by the first label of the name below `test` that it is asked; other names do not
 /// exist. Good answers are 192.0.2.1 and 2001:db8::1; what must not be believed is 192.0.2.66.
@@ -163,12 +164,12 @@ struct DoubleQuery {
         case "short": return answer([address(name, ttl: 1)])
         case "alias":
             return answer([
-                record(name, 5, Self.wire("middle.test"), ttl: 60),
-                record("middle.test", 5, Self.wire("ok.test"), ttl: 60),
+                record(name, 5, "middle.test".labels, ttl: 60),
+                record("middle.test", 5, "ok.test".labels, ttl: 60),
                 address("ok.test"),
             ])
         case "other": return answer([record("bank.test", 1, [192, 0, 2, 66], ttl: 60), address(name)])
-        case "loop": return answer([record(name, 5, Self.wire(name), ttl: 60)])
+        case "loop": return answer([record(name, 5, name.labels, ttl: 60)])
         case "big": return answer((1...60).map { record(name, 1, [192, 0, 2, UInt8($0)], ttl: 60) })
         default: return answer([address(name)])
         }
@@ -185,12 +186,8 @@ struct DoubleQuery {
         return answer([record(name ?? self.name, 1, bytes, ttl: 60)], id: id, name: name)
     }
 
-    private static func wire(_ name: String) -> [UInt8] {
-        name.split(separator: ".").flatMap { [UInt8($0.utf8.count)] + Array($0.utf8) } + [0]
-    }
-
     private func record(_ name: String, _ type: UInt16, _ data: [UInt8], ttl: UInt32) -> [UInt8] {
-        Self.wire(name) + [0, UInt8(type), 0, 1] + (0..<4).map { UInt8(truncatingIfNeeded: ttl >> (24 - 8 * $0)) }
+        name.labels + [0, UInt8(type), 0, 1] + (0..<4).map { UInt8(truncatingIfNeeded: ttl >> (24 - 8 * $0)) }
             + [UInt8(data.count >> 8), UInt8(data.count & 255)] + data
     }
 
@@ -199,7 +196,7 @@ struct DoubleQuery {
         name: String? = nil
     ) -> [UInt8] {
         let id = id ?? self.id
-        let question = name.map { Self.wire($0) + self.question.suffix(4) } ?? self.question
+        let question = name.map { $0.labels + self.question.suffix(4) } ?? self.question
         return [
             UInt8(id >> 8), UInt8(id & 255), UInt8(flags >> 8), UInt8(flags & 255), 0, 1, 0, UInt8(answers.count), 0,
             UInt8(authority.count), 0, 0,

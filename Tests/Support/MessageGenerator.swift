@@ -10,10 +10,6 @@ public struct MessageGenerator {
         "1-2-3-4.default.pod.cluster.local", "11.0.96.10.in-addr.arpa", "cluster.local", "a",
     ]
 
-    private static func wire(_ name: String) -> [UInt8] {
-        name.split(separator: ".").flatMap { [UInt8($0.utf8.count)] + Array($0.utf8) } + [0]
-    }
-
     private mutating func number(_ range: ClosedRange<Int>) -> Int { Int.random(in: range, using: &random) }
     private mutating func pick<Element>(_ all: [Element]) -> Element { all[number(0...all.count - 1)] }
     private mutating func chance(_ one: Int) -> Bool { number(1...one) == 1 }
@@ -24,7 +20,7 @@ public struct MessageGenerator {
         bytes.append(short: chance(10) ? UInt16(number(0...65_535)) : 0x0100)
         let withEDNS = chance(2)
         for count in [1, 0, 0, withEDNS ? 1 : 0] { bytes.append(short: UInt16(chance(30) ? number(0...3) : count)) }
-        bytes += Self.wire(pick(Self.names))
+        bytes += pick(Self.names).labels
         bytes.append(short: chance(5) ? UInt16(number(0...300)) : pick([1, 28, 33, 12, 255]))
         bytes.append(short: chance(20) ? UInt16(number(0...255)) : 1)
         if withEDNS {
@@ -93,4 +89,9 @@ extension [UInt8] {
         append(short: UInt16(value >> 16))
         append(short: UInt16(truncatingIfNeeded: value))
     }
+}
+
+extension String {
+    /// As a domain name in a message (RFC 1035 §3.1).
+    public var labels: [UInt8] { split(separator: ".").flatMap { [UInt8($0.utf8.count)] + Array($0.utf8) } + [0] }
 }
