@@ -38,23 +38,31 @@ enum MapForm {
 
     // MARK: Connections
 
-    /// - Parameter generation: of the endpoints.
-    static func settings(_ settings: PathSettings, generation: UInt32) -> [UInt8] {
-        [settings.isPoliced, settings.isTold, settings.isBalanced, settings.isDirect].flatMap { number($0 ? 1 : 0) }
-            + IPFamily.allCases.flatMap { settings.own[$0].map(address) ?? [UInt8](repeating: 0, count: 16) }
-            + number(generation)
+    /// What the programs are told.
+    struct Settings {
+        var wanted = PathSettings()
+        /// Of the endpoints; 0: nobody tells.
+        var generation: UInt32 = 0
+        /// Older programs, with other maps, may know of connections that these do not.
+        var isCatchingUp = false
     }
 
-    static func settings(_ bytes: [UInt8]) -> (PathSettings, generation: UInt32)? {
+    static func settings(_ settings: Settings) -> [UInt8] {
+        let wanted = settings.wanted
+        return [wanted.isPoliced, wanted.isTold, wanted.isBalanced, wanted.isDirect].flatMap(number)
+            + IPFamily.allCases.flatMap { wanted.own[$0].map(address) ?? [UInt8](repeating: 0, count: 16) }
+            + number(settings.generation) + number(settings.isCatchingUp)
+    }
+
+    static func settings(_ bytes: [UInt8]) -> Settings? {
         guard bytes.count == MemoryLayout<knet_settings>.size else { return nil }
-        func isSet(_ index: Int) -> Bool { bytes[4 * index..<4 * index + 4].contains { $0 != 0 } }
-        var settings = PathSettings(
-            isPoliced: isSet(0), isTold: isSet(1), isBalanced: isSet(2), isDirect: isSet(3))
+        func isSet(_ offset: Int) -> Bool { bytes[offset..<offset + 4].contains { $0 != 0 } }
+        var wanted = PathSettings(isPoliced: isSet(0), isTold: isSet(4), isBalanced: isSet(8), isDirect: isSet(12))
         for (index, family) in IPFamily.allCases.enumerated() {
             let own = bytes[16 + 16 * index..<32 + 16 * index]
-            if own.contains(where: { $0 != 0 }) { settings.own[family] = address(own) }
+            if own.contains(where: { $0 != 0 }) { wanted.own[family] = address(own) }
         }
-        return (settings, read(bytes[48...], UInt32.self))
+        return Settings(wanted: wanted, generation: read(bytes[48...], UInt32.self), isCatchingUp: isSet(52))
     }
 
     static func question(_ question: VerdictExchange.Question) -> [UInt8] {
@@ -89,4 +97,6 @@ enum MapForm {
     }
 
     private static func number(_ number: UInt32) -> [UInt8] { withUnsafeBytes(of: number) { Array($0) } }
+
+    private static func number(_ bit: Bool) -> [UInt8] { number(bit ? 1 : 0) }
 }

@@ -54,6 +54,25 @@ public enum PathEntry: KernelEntry {
         }
     }
 
+    /// Which entries go first: no program does without what it needs, and answers of pods meet programs that are new before questions do.
+    enum Turn: Int, Comparable {
+        case settings
+        case ways
+        case pods
+        case devices
+
+        static func < (one: Self, other: Self) -> Bool { one.rawValue < other.rawValue }
+    }
+
+    var turn: Turn {
+        switch self {
+        case .settings: .settings
+        case .endpoint, .node, .unknown: .ways
+        case .program(.fromPod, _, _): .pods
+        case .program: .devices
+        }
+    }
+
     public var description: String {
         switch self {
         case .settings(let settings): "\(settings)"

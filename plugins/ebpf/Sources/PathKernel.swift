@@ -61,9 +61,12 @@ public final class PathKernel: Sendable {
                 .verdicts: settings.verdicts, .outside: settings.frontends, .tables: settings.slots,
                 .translations: settings.translations,
             ], kept: kept)
+        let others = kept.filter { name, map in
+            [.flows, .translations].contains(name) && loaded.maps[name]?.info.id != map.info.id
+        }
         // An earlier process may have ended between a change and its telling.
-        try set(nil, loaded, isNext: true, isLoading: true)
-        predecessors.maps.withLock { $0 = kept.filter { [.flows, .translations].contains($0.key) } }
+        try set(nil, loaded, isNext: true, isCatchingUp: !others.isEmpty, isLoading: true)
+        predecessors.maps.withLock { $0 = others }
         return loaded
     }
 
@@ -109,24 +112,29 @@ public final class PathKernel: Sendable {
 
     /// What is zero is as if it were not there.
     private func settings(_ object: Loaded) -> [PathEntry] {
-        let (held, _) = Self.settings(object)
+        let held = Self.settings(object).wanted
         return held == PathSettings() ? [] : [.settings(held)]
     }
 
-    private static func settings(_ object: Loaded) -> (PathSettings, generation: UInt32) {
-        object.maps[.settings]?.value([0, 0, 0, 0]).flatMap(MapForm.settings) ?? (PathSettings(), 0)
+    private static func settings(_ object: Loaded) -> MapForm.Settings {
+        object.maps[.settings]?.value([0, 0, 0, 0]).flatMap(MapForm.settings) ?? MapForm.Settings()
     }
 
-    /// - Parameter isNext: whether an endpoint has become another or has gone: what connections know of their pods holds no more.
+    /// - Parameters:
+    ///   - isNext: whether an endpoint has become another or has gone: what connections know of their pods holds no more.
+    ///   - isCatchingUp: whether older programs may know of connections that these do not; `nil`: as it was.
     private static func set(
-        _ settings: PathSettings?, _ object: Loaded, isNext: Bool = false, isLoading: Bool = false
+        _ wanted: PathSettings?, _ object: Loaded, isNext: Bool = false, isCatchingUp: Bool? = nil,
+        isLoading: Bool = false
     ) throws {
-        let (held, generation) = Self.settings(object)
+        var settings = Self.settings(object)
+        settings.wanted = wanted ?? settings.wanted
+        settings.isCatchingUp = isCatchingUp ?? settings.isCatchingUp
         // 0 is for programs that nobody tells. Flows may be older than the number: another beginning is another number.
-        let next =
-            generation == 0 ? UInt32.random(in: 1...UInt32.max) : max(1, isNext ? generation &+ 1 : generation)
-        try object.maps[.settings]?.set(
-            [0, 0, 0, 0], MapForm.settings(settings ?? held, generation: next), isLoading: isLoading)
+        settings.generation =
+            settings.generation == 0
+            ? UInt32.random(in: 1...UInt32.max) : max(1, isNext ? settings.generation &+ 1 : settings.generation)
+        try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(settings), isLoading: isLoading)
     }
 
     private func endpoints(_ object: Loaded, _ names: [Int32: String]) -> [PathEntry] {
@@ -151,9 +159,8 @@ public final class PathKernel: Sendable {
     func apply(_ changes: KernelChanges<PathEntry>) -> KernelOutcome<PathEntry> {
         var outcome = KernelOutcome<PathEntry>()
         guard let object else { return outcome }
-        // Before there is a program that would do without it.
-        let isFirst = { (entry: PathEntry) in if case .settings = entry { true } else { false } }
-        for entry in changes.add.filter(isFirst) + changes.add.filter({ !isFirst($0) }) {
+        let additions = Dictionary(grouping: changes.add, by: \.turn)
+        for entry in additions.keys.sorted().flatMap({ additions[$0] ?? [] }) {
             // Between two programs with different maps a connection would be lost: what is known goes first.
             if case .program(let role, _, _) = entry, role != .fromPod {
                 object.takeOver(predecessors.maps.withLock { $0 })
@@ -163,15 +170,9 @@ public final class PathKernel: Sendable {
             else { continue }
             outcome.failures.append(KernelFailure(entry: entry, reason: "\(error)"))
         }
-        if changes.add.contains(where: { if case .program = $0 { true } else { false } }) {
-            object.takeOver(
-                predecessors.maps.withLock { maps in
-                    defer { maps = [:] }
-                    return maps
-                })
-        }
-        // And after the last.
-        for entry in changes.remove.filter({ !isFirst($0) }) + changes.remove.filter(isFirst) {
+        if additions.keys.contains(where: { $0 >= .pods }) { catchUp(object) }
+        // In the other order.
+        for entry in changes.remove.sorted(by: { $0.turn > $1.turn }) {
             _ = shortfall.attempt(entry) { try remove(entry, object) }
             shortfall.forget(entry)
         }
@@ -180,6 +181,16 @@ public final class PathKernel: Sendable {
             for entry in shortfall.entries { _ = shortfall.attempt(entry) { try add(entry, object) } }
         }
         return outcome
+    }
+
+    /// When all programs of others have been replaced: from then on these know all.
+    private func catchUp(_ object: Loaded) {
+        let others = predecessors.maps.withLock { maps in
+            defer { maps = [:] }
+            return maps
+        }
+        object.takeOver(others)
+        if Self.settings(object).isCatchingUp { try? Self.set(nil, object, isCatchingUp: false) }
     }
 
     /// - Parameter patience: how often a device is looked for.

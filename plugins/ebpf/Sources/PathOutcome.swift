@@ -13,6 +13,7 @@ enum PathOutcome: UInt32, CaseIterable, Sendable {
     case policy
     case toEndpoint
     case toClient
+    case dropped
 
     /// As metrics have it.
     var name: String {
@@ -28,6 +29,7 @@ enum PathOutcome: UInt32, CaseIterable, Sendable {
         case .policy: "stack_policy"
         case .toEndpoint: "to_endpoint"
         case .toClient: "to_client"
+        case .dropped: "dropped"
         }
     }
 
@@ -45,6 +47,7 @@ enum PathOutcome: UInt32, CaseIterable, Sendable {
         case .policy: "host's stack: policies deny it, or were asked just now"
         case .toEndpoint: "of a client outside, to an endpoint of a Service, past the host's stack"
         case .toClient: "the answer to one, past the host's stack"
+        case .dropped: "dropped while older programs were replaced, to be sent again"
         }
     }
 }

@@ -109,7 +109,7 @@ struct BalanceStage {
                 var settings = PathSettings(isPoliced: policed, isTold: true, isBalanced: true, isDirect: direct)
                 settings.own = [family: stage.own]
                 let maps = bench.object.maps
-                try maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(settings, generation: 1))
+                try maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(.init(wanted: settings, generation: 1)))
                 let frontends = FrontendMaps(try #require(maps[.outside]), slots: try #require(maps[.tables]))
                 let ends = backends(pods)
                 for transport in [6, 17] as [UInt8] {

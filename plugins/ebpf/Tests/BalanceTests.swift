@@ -75,7 +75,7 @@ import Testing
             #expect(try stage.run(packet) == nil)
             #expect(try stage.run(stage.packet(Self.syn), .fromNode) == nil, "other nodes have no clients outside")
             let maps = stage.bench.object.maps
-            try maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(PathSettings(), generation: 1))
+            try maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(.init(generation: 1)))
             #expect(try stage.run(stage.packet(Self.syn)) == nil)
         }
     }

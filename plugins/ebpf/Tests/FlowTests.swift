@@ -25,7 +25,7 @@ import Testing
     private static func begin(_ generation: UInt32, _ bench: ProgramBench) throws {
         try bench.object.maps[.settings]?.set(
             [0, 0, 0, 0],
-            MapForm.settings(PathSettings(isPoliced: true, isTold: true), generation: generation))
+            MapForm.settings(.init(wanted: .init(isPoliced: true, isTold: true), generation: generation)))
     }
 
     /// Whether it goes past the stack.

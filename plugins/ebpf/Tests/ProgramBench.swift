@@ -55,7 +55,7 @@ struct ProgramBench {
             let links = try (makeLink("knet-a"), makeLink("knet-b"))
             let object = try LoadedObject<PathRole, PathMap>(
                 "path.o", Embedded.path, sizes: [.endpoints: 16, .nodes: 16], kept: [:])
-            try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(PathSettings(), generation: 1))
+            try object.maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(.init(generation: 1)))
             for family in IPFamily.allCases {
                 let pods = try #require(pods[family])
                 for (pod, link) in [(pods.a, links.0), (pods.b, links.1)] {

@@ -186,7 +186,7 @@ import Testing
         var generator = SeededGenerator(seed: 15)
         try ProgramBench.with { bench in
             try bench.object.maps[.settings]?.set(
-                [0, 0, 0, 0], MapForm.settings(PathSettings(isPoliced: true, isTold: true), generation: 1))
+                [0, 0, 0, 0], MapForm.settings(.init(wanted: .init(isPoliced: true, isTold: true), generation: 1)))
             for run in 0..<runs {
                 let (packet, role) = try Self.randomPacket(&generator)
                 guard let result = try bench.run(packet, role) else { continue }

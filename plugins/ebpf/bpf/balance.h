@@ -227,6 +227,37 @@ static __always_inline __u32 draw(struct __sk_buff *skb, const struct packet *pa
                              packet->is_ipv6);
 }
 
+// While what older programs know is taken over: whether the packet may be of a stream with a Service that only they know of. The stack
+// would take it for another connection, and whom that leads to would reset it.
+static __always_inline int is_missing(struct __sk_buff *skb, const struct packet *packet, const struct segment *segment,
+                                      struct scratch *work, const struct knet_settings *wanted, int origin)
+{
+    const struct knet_connection *way = &work->way;
+    const struct knet_address *own = packet->is_ipv6 ? &wanted->own[1] : &wanted->own[0];
+    struct bpf_ct_opts options = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = IPPROTO_TCP };
+    struct nf_conn *tracked;
+
+    if (way->transport != IPPROTO_TCP || segment->is_error || !segment->is_answer)
+        return 0;
+    // An answer does not say what was asked for.
+    if (origin != FROM_POD && __builtin_memcmp(&way->ends[1], own, 16)) {
+        const struct knet_service *service;
+        struct knet_frontend *frontend = &work->slot.frontend;
+
+        __builtin_memset(&work->slot, 0, sizeof(work->slot));
+        frontend->address = way->ends[1];
+        frontend->port = way->ports[1];
+        frontend->transport = way->transport;
+        service = bpf_map_lookup_elem(&knet_outside, frontend);
+        if (!service || !service->size)
+            return 0;
+    }
+    tracked = find_tracked(skb, packet, segment, &options);
+    if (tracked)
+        bpf_ct_release(tracked);
+    return !tracked;
+}
+
 // What is asked next by whoever began the flow is the stack's, whatever port it comes from: policies would deny answers of which the
 // stack knows no question.
 static __always_inline void leave_questions(struct scratch *work, const struct knet_flow *flow)
@@ -336,6 +367,10 @@ static __always_inline int balance(struct __sk_buff *skb, const struct packet *p
         translation = NULL;
     }
     if (!translation) {
+        if (wanted->is_catching_up && is_missing(skb, packet, segment, work, wanted, origin)) {
+            count(skb, KNET_DROPPED);
+            return TC_ACT_SHOT;
+        }
         if (origin == FROM_POD || segment->is_error || segment->is_answer)
             return count(skb, KNET_STACK_OTHER);
         reason = draw(skb, packet, segment, work, wanted, origin);

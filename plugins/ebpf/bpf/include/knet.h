@@ -52,6 +52,8 @@ enum knet_outcome {
     KNET_TO_ENDPOINT,
     // and the answer.
     KNET_TO_CLIENT,
+    // Dropped, for its sender to send it again: of a stream that other programs' maps may know.
+    KNET_DROPPED,
     // No packet: what could not be told, for want of room in knet_events.
     KNET_UNTOLD,
     KNET_OUTCOMES,
@@ -76,6 +78,8 @@ struct knet_settings {
     struct knet_address own[2];
     // Another one whenever an endpoint has become another or has gone. 0: nobody says so.
     __u32 generation;
+    // Whether connections may yet be known to older programs alone, whose maps are others.
+    __u32 is_catching_up;
 };
 
 // A connection. Its lesser end is the first one: so both ways find it; of one way the sender is.
@@ -256,7 +260,7 @@ _Static_assert(sizeof(struct knet_address) == 16, "key of knet_endpoints");
 _Static_assert(sizeof(struct knet_endpoint) == 16, "value of knet_endpoints");
 _Static_assert(sizeof(struct knet_prefix) == 20, "key of knet_nodes");
 _Static_assert(sizeof(struct knet_counter) == 16, "value of knet_counters");
-_Static_assert(sizeof(struct knet_settings) == 52, "value of knet_settings");
+_Static_assert(sizeof(struct knet_settings) == 56, "value of knet_settings");
 _Static_assert(sizeof(struct knet_connection) == 40, "key of knet_flows");
 _Static_assert(sizeof(struct knet_flow) == 96, "value of knet_flows");
 _Static_assert(sizeof(struct knet_translation) == 80, "value of knet_translated");
