@@ -25,6 +25,13 @@ struct BalanceStage {
         return (flags.map { packet.with(flags: $0) } ?? packet).summed
     }
 
+    func setCatchingUp(_ isCatchingUp: Bool) throws {
+        let map = try #require(bench.object.maps[.settings])
+        var settings = try #require(map.value([0, 0, 0, 0]).flatMap(MapForm.settings))
+        settings.isCatchingUp = isCatchingUp
+        try map.set([0, 0, 0, 0], MapForm.settings(settings))
+    }
+
     /// What becomes of a packet; `nil`: it is the stack's.
     func run(_ packet: TestPacket, _ role: PathRole = .fromOutside, on link: Int32? = nil) throws -> [UInt8]? {
         let result = try #require(try bench.run(packet.bytes, role, on: link ?? uplink))

@@ -11,15 +11,12 @@ import Testing
 @Suite(.serialized, .enabled(if: Root.isAvailable)) struct CatchingUpTests {
     private typealias Stage = BalanceStage
     private static let (syn, ack, rst) = (TestPacket.Flags.syn, TestPacket.Flags.ack, TestPacket.Flags.rst)
-    /// <linux/pkt_cls.h>: TC_ACT_SHOT.
-    private static let shot: UInt32 = 2
 
     /// The stack would send it to an endpoint of its own choice. All else goes where it always goes.
     @Test func whatMayBeOfAnUnknownStreamIsSentAgain() throws {
         for isRemote in [false, true] {
             try Stage.with({ [isRemote ? $0.remote : $0.b] }) { stage throws in
                 let maps = stage.bench.object.maps
-                let settings = try #require(maps[.settings]?.value([0, 0, 0, 0]).flatMap(MapForm.settings))
                 let answer = try BalanceAnswerTests.ways(stage, isRemote: isRemote, Self.syn)[0]
                 func forget() throws {
                     for key in maps[.translations]?.keys ?? [] { try maps[.translations]?.remove(key) }
@@ -30,11 +27,9 @@ import Testing
                 }
                 for isCatchingUp in [true, false] {
                     try forget()
-                    var now = settings
-                    now.isCatchingUp = isCatchingUp
-                    try maps[.settings]?.set([0, 0, 0, 0], MapForm.settings(now))
+                    try stage.setCatchingUp(isCatchingUp)
                     let before = stage.bench.count(.dropped)
-                    let outcome = isCatchingUp ? Self.shot : ProgramBench.stack
+                    let outcome = isCatchingUp ? ProgramBench.shot : ProgramBench.stack
                     for flags in [Self.ack, Self.rst, Self.syn | Self.ack] {
                         #expect(try become(stage.packet(flags)) == outcome)
                     }
@@ -83,6 +78,7 @@ import Testing
             #expect(first.apply(KernelChanges(add: programs())).failures.isEmpty)
             let (second, same) = try kernel(4096)
             #expect(try !isCatchingUp(same), "these go on with the same maps")
+            #expect(try Set(second.read()).isSuperset(of: programs()), "and with the same programs")
             #expect(second.apply(KernelChanges(add: programs())).failures.isEmpty)
 
             let (third, new) = try kernel(8192)

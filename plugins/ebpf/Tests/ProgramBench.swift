@@ -9,8 +9,8 @@ import Testing
 
 /// A namespace with the links of two pods, programs and filled maps.
 struct ProgramBench {
-    /// <linux/pkt_cls.h>: TC_ACT_UNSPEC and TC_ACT_REDIRECT.
-    static let (stack, redirect): (UInt32, UInt32) = (.max, 7)
+    /// <linux/pkt_cls.h>: TC_ACT_UNSPEC, TC_ACT_REDIRECT and TC_ACT_SHOT.
+    static let (stack, redirect, shot): (UInt32, UInt32, UInt32) = (.max, 7, 2)
     /// Bytes over which every kernel runs a program: older ones over less than the headers of IP too, but not over less than Ethernet's.
     static func leastPacket(_ family: IPFamily) -> Int { 14 + (family == .v4 ? 20 : 40) }
     static let pods: [IPFamily: (a: IPAddress, b: IPAddress, remote: IPAddress, outside: IPAddress)] = [

@@ -234,7 +234,7 @@ static __always_inline int is_missing(struct __sk_buff *skb, const struct packet
 {
     const struct knet_connection *way = &work->way;
     const struct knet_address *own = packet->is_ipv6 ? &wanted->own[1] : &wanted->own[0];
-    struct bpf_ct_opts options = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = IPPROTO_TCP };
+    struct bpf_ct_opts options = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = packet->transport };
     struct nf_conn *tracked;
 
     if (way->transport != IPPROTO_TCP || segment->is_error || !segment->is_answer)
