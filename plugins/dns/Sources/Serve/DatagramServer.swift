@@ -27,6 +27,9 @@ final class DatagramServer: Sendable {
 
     /// Datagrams of one call.
     private static let batch = 64
+    /// What a socket that is new to the process has answered one by one, at most. What waits there may have come to a process that
+    /// was killed: if another kill takes this one too, one query is lost and not all of a call. A buffer of 4 MiB holds about as many.
+    private static let oneByOne = 4_096
     /// Bytes of a query that are taken; longer ones are malformed.
     private static let longestQuery = 2_048
 
@@ -61,12 +64,18 @@ final class DatagramServer: Sendable {
         _ = write(waker.number, &one, 8)
     }
 
+    /// A socket, and how many of its queries are still to be taken one by one; none once nothing waited.
+    private struct Source {
+        let socket: SharedDescriptor
+        var oneByOne = DatagramServer.oneByOne
+    }
+
     /// What belongs to the thread.
     private final class Worker {
         private let server: DatagramServer
         private let resolver: Resolver
         private var gate: Gatekeeper
-        private var sockets: [Int32: SharedDescriptor] = [:]
+        private var sources: [Int32: Source] = [:]
         private var material: Resolver.Material
         private var version = 0
         private var counts = QueryCounters()
@@ -111,8 +120,8 @@ final class DatagramServer: Sendable {
         func run() {
             var watched: [pollfd] = []
             while true {
-                if watched.count != sockets.count + 1 {
-                    watched = ([server.waker.number] + sockets.keys).map {
+                if watched.count != sources.count + 1 {
+                    watched = ([server.waker.number] + sources.keys).map {
                         pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
                     }
                 }
@@ -135,8 +144,8 @@ final class DatagramServer: Sendable {
             }
             for command in commands {
                 switch command {
-                case .add(let socket): sockets[socket.number] = socket
-                case .remove(let number): sockets[number] = nil
+                case .add(let socket): sources[socket.number] = Source(socket: socket)
+                case .remove(let number): sources[number] = nil
                 case .stop(let stopped):
                     stopped.resume()
                     return true
@@ -147,15 +156,21 @@ final class DatagramServer: Sendable {
 
         /// Takes what waits at the socket, until nothing does or others have waited long enough.
         private func serve(_ descriptor: Int32) {
-            guard let socket = sockets[descriptor] else { return }
+            guard let source = sources[descriptor] else { return }
+            let most = source.oneByOne > 0 ? 1 : batch
+            var taken = 0
+            defer {
+                if source.oneByOne > 0 { sources[descriptor]?.oneByOne = taken < 16 ? 0 : source.oneByOne - taken }
+            }
             for _ in 0..<16 {
-                for index in 0..<batch {
+                for index in 0..<most {
                     received[index].msg_hdr.msg_namelen = socklen_t(MemoryLayout<sockaddr_storage>.size)
                 }
-                let count = knet_recvmmsg(descriptor, received, UInt32(batch), Int32(MSG_DONTWAIT))
+                let count = Int(knet_recvmmsg(descriptor, received, UInt32(most), Int32(MSG_DONTWAIT)))
                 guard count > 0 else { return }
-                answer(Int(count), socket)
-                if count < batch { return }
+                answer(count, source.socket)
+                taken += count
+                if count < most { return }
             }
         }
 
