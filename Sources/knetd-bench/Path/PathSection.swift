@@ -23,8 +23,13 @@ struct PathSection {
     }
 
     func measure() throws -> [Table] {
-        var same = PathTurns(id: "path.same", place: "same node", base: .init(row: SameNode.bareVeth, label: "veth"))
-        var cross = PathTurns(id: "path.cross", place: "two nodes", base: .init(row: CrossNode.direct, label: "direct"))
+        let yardstick = try Yardstick()
+        var same = PathTurns(
+            id: "path.same", place: "same node", base: .init(row: SameNode.bareVeth, label: "veth"),
+            yardstick: yardstick)
+        var cross = PathTurns(
+            id: "path.cross", place: "two nodes", base: .init(row: CrossNode.direct, label: "direct"),
+            yardstick: yardstick)
         try same.enter(SameNode.bareVeth) { try SameNode.veth() }
         try same.enter(SameNode.bridge) { try SameNode.bridge(callsIPHooks: false) }
         try same.enter(SameNode.bridgeWithHooks) { try SameNode.bridge(callsIPHooks: true) }
@@ -49,7 +54,7 @@ struct PathSection {
         try cross.run(rounds: rounds, seconds: seconds)
         var service = PathTurns(
             id: "path.service", place: "same node, through a ClusterIP",
-            base: .init(row: ServicePaths.direct, label: "the pod itself"))
+            base: .init(row: ServicePaths.direct, label: "the pod itself"), yardstick: yardstick)
         try ServicePaths(stage).enter(&service)
         try service.run(rounds: rounds, seconds: seconds)
         return same.tables + cross.tables + service.tables

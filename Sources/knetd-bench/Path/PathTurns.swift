@@ -22,10 +22,15 @@ struct PathTurns {
         var parts: Int { self == .stream ? 1 : 5 }
     }
 
+    /// Seconds of a turn of requests on one processor: what others do on the same core comes and goes in some milliseconds, and in
+    /// longer turns tells which path had the better ones.
+    private static let turnOfRequests = 0.002
+
     private enum Figure: String, CaseIterable {
         case throughput, cost
         case throughputTogether = "throughput.one-processor"
-        case request, requestRate = "request.rate", requestRateFree = "request.rate.free"
+        case request, requestAlone = "request.alone", requestRate = "request.rate", requestRateFree =
+            "request.rate.free"
         case connect, connectRate = "connect.rate"
 
         var title: (text: String, unit: String) {
@@ -34,6 +39,7 @@ struct PathTurns {
             case .cost: ("\(Kind.stream.rawValue): work of all processors", "ms/Gbit")
             case .throughputTogether: (Kind.streamTogether.rawValue, "Gbit/s")
             case .request: (Kind.pinned.rawValue, "µs")
+            case .requestAlone: ("\(Kind.pinned.rawValue), while nobody else used its core", "µs")
             case .requestRate: ("\(Kind.pinned.rawValue): rate", "1/s")
             case .requestRateFree: ("\(Kind.free.rawValue): rate", "1/s")
             case .connect: (Kind.connections.rawValue, "µs")
@@ -59,12 +65,16 @@ struct PathTurns {
     /// The path that the others are compared with.
     let base: Table.Base
     private var paths: [Path] = []
+    private let yardstick: Yardstick
+    /// On one processor, by turn.
+    private var requests: [(path: String, turn: [Load.Conversation.Burst])] = []
     private var collectors = Dictionary(Figure.allCases.map { ($0, Collector()) }) { $1 }
 
-    init(id: String, place: String, base: Table.Base) {
+    init(id: String, place: String, base: Table.Base, yardstick: Yardstick) {
         self.id = id
         self.place = place
         self.base = base
+        self.yardstick = yardstick
     }
 
     /// Builds a path and tries it. One that fails is out; the others go on.
@@ -97,12 +107,14 @@ struct PathTurns {
     ///   - seconds: of one turn of them.
     mutating func run(rounds: Int, seconds: Double) throws {
         for kind in Kind.allCases {
+            if kind == .pinned {
+                try measureRequests(rounds: rounds == 1 ? 10 : Int(Double(rounds) * seconds / Self.turnOfRequests))
+                continue
+            }
             let (rounds, seconds) = rounds == 1 ? (1, seconds) : (rounds * kind.parts, seconds / Double(kind.parts))
             for round in 0..<rounds {
                 try Progress.step("\(kind.rawValue), \(place): round \(round + 1) of \(rounds)")
-                // Each begins a round at times: what comes after a pause finds another machine.
-                let order = paths.indices.map { paths[($0 + round) % paths.count] }
-                for path in order {
+                for path in Self.order(paths, round) {
                     try Progress.check()
                     do {
                         try measure(kind, path, seconds: seconds)
@@ -114,11 +126,39 @@ struct PathTurns {
         }
     }
 
+    /// Each begins a round at times: what comes after a pause finds another machine.
+    private static func order<Element>(_ elements: [Element], _ round: Int) -> [Element] {
+        elements.indices.map { elements[($0 + round) % elements.count] }
+    }
+
+    /// All paths have their connections open, so no turn waits for one. Where in memory a connection lies has a say too: after some
+    /// rounds there are new ones.
+    private mutating func measureRequests(rounds: Int) throws {
+        var left = rounds
+        while left > 0 {
+            try Progress.step("\(Kind.pinned.rawValue), \(place): \(left) of \(rounds) rounds left")
+            let last = max(left - 100, 0)
+            do {
+                let loads = paths.map { Load(path: $0, placement: Kind.pinned.placement) }
+                try Load.converse(loads[...]) { conversations in
+                    while left > last {
+                        try Progress.check()
+                        requests += try Self.order(conversations, left).map {
+                            ($0.path, try $0.bursts(seconds: Self.turnOfRequests, beside: yardstick))
+                        }
+                        left -= 1
+                    }
+                }
+            } catch let fault as Load.Fault {
+                // The others go on without it.
+                fail(fault.path, fault.error)
+            }
+        }
+    }
+
     private mutating func measure(_ kind: Kind, _ path: Path, seconds: Double) throws {
         let load = Load(path: path, placement: kind.placement)
         func add(_ figure: Figure, _ values: [Double]) { collectors[figure]?.add(path.name, values) }
-        /// Per second, of calls that followed each other at once.
-        func rate(_ times: [Double]) -> [Double] { [Double(times.count) * 1e6 / times.reduce(0, +)] }
         switch kind {
         case .stream:
             let throughput = try load.stream(seconds: seconds)
@@ -126,26 +166,40 @@ struct PathTurns {
             add(.cost, [throughput.cost])
         case .streamTogether:
             add(.throughputTogether, [try load.stream(seconds: seconds).rate])
-        case .pinned:
-            let times = try load.requests(seconds: seconds)
-            add(.request, times)
-            add(.requestRate, rate(times))
+        case .pinned: break  // `measureRequests`: all paths at once.
         case .free:
-            add(.requestRateFree, rate(try load.requests(seconds: seconds)))
+            let times = try Load.converse([load]) { try $0[0].requests(seconds: seconds) }
+            add(.requestRateFree, [Self.rate(times)])
         case .connections:
             let times = try load.connections(seconds: seconds)
             add(.connect, times)
-            add(.connectRate, rate(times))
+            add(.connectRate, [Self.rate(times)])
         }
     }
 
+    /// Per second, of calls that followed each other at once.
+    private static func rate(_ times: [Double]) -> Double { Double(times.count) * 1e6 / times.reduce(0, +) }
+
     // MARK: Tables
 
+    /// What the yardstick says is better known when all that it was held against is measured.
     var tables: [Table] {
-        Figure.allCases.map { figure in
+        var collectors = collectors
+        let bursts = requests.flatMap(\.turn)
+        let alone = bursts.count { yardstick.tellsAlone($0.yardstick) }
+        for (path, turn) in requests {
+            let times = turn.flatMap(\.times)
+            collectors[.request]?.add(path, times)
+            collectors[.requestRate]?.add(path, [Self.rate(times)])
+            collectors[.requestAlone]?.add(path, turn.filter { yardstick.tellsAlone($0.yardstick) }.flatMap(\.times))
+        }
+        return Figure.allCases.map { figure in
             Table(
                 id: "\(id).\(figure.rawValue)", title: "\(figure.title.text), \(place)", unit: figure.title.unit,
-                bases: [base], rows: collectors[figure]?.rows ?? [], remark: figure.remark)
+                bases: [base], rows: collectors[figure]?.rows ?? [],
+                remark: figure == .requestAlone
+                    ? "\(alone * 100 / max(bursts.count, 1)) % of all, as other work of the kernel tells."
+                    : figure.remark)
         }
     }
 }

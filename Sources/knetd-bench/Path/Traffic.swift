@@ -17,13 +17,14 @@ extension Load {
     func stream(seconds: Double) throws -> Throughput {
         let received = Mutexed(0)
         let busy = try ProcessorTime.busy()
-        let start = now()
-        try run { listener in
+        let start = try run { listener in
             guard let connection = try Self.accept(listener) else { return }
             received.set(try Self.drain(connection.number))
         } client: { load in
             let connection = try load.connect()
+            let start = now()
             try Self.fill(connection.number, until: start + Int64(seconds * 1e9))
+            return start
         }
         let bits = Double(received.get()) * 8
         let elapsed = Double(now() - start)
@@ -53,20 +54,6 @@ extension Load {
         }
     }
 
-    /// One byte to the server and one back, over one connection.
-    /// - Returns: microseconds of each.
-    func requests(seconds: Double) throws -> [Double] {
-        try run { listener in
-            guard let connection = try Self.accept(listener) else { return }
-            try Self.echo(connection.number)
-        } client: { load in
-            let connection = try load.connect()
-            // Caches, routes and TCP's own estimates are warm after some.
-            for _ in 0..<100 { try Self.exchange(connection.number) }
-            return try Self.repeated(seconds) { try Self.exchange(connection.number) }
-        }
-    }
-
     /// A connection, one byte to the server and back, and its end, again and again. The client closes first, and its pod keeps
     /// no TIME_WAIT.
     /// - Returns: microseconds of each.
@@ -76,23 +63,13 @@ extension Load {
         } client: { load in
             try Self.repeated(seconds) {
                 let connection = try load.connect()
-                try Self.exchange(connection.number)
+                try Conversation.exchange(connection.number)
             }
         }
     }
 
-    private static func exchange(_ socket: Int32) throws {
-        var byte: UInt8 = 1
-        guard send(socket, &byte, 1, Int32(MSG_NOSIGNAL)) == 1 else { throw SystemError("send") }
-        let count = recv(socket, &byte, 1, 0)
-        guard count == 1 else {
-            throw count == 0
-                ? SystemError("receive", errno: ECONNRESET, detail: "it was closed") : SystemError("receive")
-        }
-    }
-
     /// Sends back every byte until the other side's end.
-    private static func echo(_ socket: Int32) throws {
+    static func echo(_ socket: Int32) throws {
         var byte: UInt8 = 0
         while true {
             let count = recv(socket, &byte, 1, 0)
@@ -101,13 +78,14 @@ extension Load {
         }
     }
 
-    /// Measurements that are kept, for which room is made beforehand.
-    private static let room = 1 << 20
+    /// Measurements that are kept.
+    private static let most = 1 << 20
 
     /// - Returns: microseconds of each call of `body`.
-    private static func repeated(_ seconds: Double, _ body: () throws -> Void) throws -> [Double] {
+    static func repeated(_ seconds: Double, _ body: () throws -> Void) throws -> [Double] {
         var times: [Double] = []
-        times.reserveCapacity(room)
+        // Room is made beforehand; nothing here takes less than a microsecond.
+        times.reserveCapacity(min(most, Int(seconds * 1e6)))
         var last = now()
         let deadline = last + Int64(seconds * 1e9)
         repeat {
@@ -115,7 +93,7 @@ extension Load {
             let time = now()
             times.append(Double(time - last) / 1000)
             last = time
-        } while last < deadline && times.count < room
+        } while last < deadline && times.count < most
         return times
     }
 }

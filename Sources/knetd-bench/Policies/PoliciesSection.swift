@@ -92,7 +92,7 @@ struct PoliciesSection {
     private func path() throws -> [Table] {
         var turns = PathTurns(
             id: "policies.path", place: "one node, \(contents.policies) policies",
-            base: Table.Base(row: PolicyPath.tracked, label: "tracked"))
+            base: Table.Base(row: PolicyPath.tracked, label: "tracked"), yardstick: try Yardstick())
         for name in [PolicyPath.bare, PolicyPath.tracked, PolicyPath.policies] {
             try turns.enter(name) { try PolicyPath.build(name, contents) }
         }
