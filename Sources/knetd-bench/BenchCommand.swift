@@ -72,6 +72,8 @@ struct BenchCommand: ParsableCommand {
                 report.faults.append("\(section): \(error)")
                 if error is Progress.Interrupted { break }
             }
+            // What a section has freed is not to be there when the next one measures this process.
+            FreeMemory.giveBack()
         }
         report.targets = Target.all(report, sections)
         return report

@@ -11,10 +11,10 @@ struct Row {
 
     let name: String
     let outcome: Outcome
-    /// The median of each turn, where contenders took turns.
-    let turns: [Double]
+    /// The median of each turn, where contenders took turns; `nil` for one that gave no value.
+    let turns: [Double?]
 
-    init(_ name: String, _ outcome: Outcome, turns: [Double] = []) {
+    init(_ name: String, _ outcome: Outcome, turns: [Double?] = []) {
         self.name = name
         self.turns = turns
         // Sorted once: quantiles are asked for several times of hundreds of thousands of values.
@@ -41,10 +41,10 @@ struct Row {
     /// disturbs the machine for a while disturbs a few rounds, and those do not decide. Else the medians' relation.
     func ratio(to base: Row) -> Double? {
         guard let value = median, let other = base.median, other != 0 else { return nil }
-        guard turns.count > 2, turns.count == base.turns.count, base.turns.allSatisfy({ $0 > 0 }) else {
-            return value / other
-        }
-        let ratios = zip(turns, base.turns).map { $0 / $1 }.sorted()
+        guard turns.count == base.turns.count, base.turns.allSatisfy({ $0 != 0 }) else { return value / other }
+        let ratios = zip(turns, base.turns).compactMap { own, other in own.flatMap { own in other.map { own / $0 } } }
+            .sorted()
+        guard ratios.count > 2 else { return value / other }
         return (ratios[(ratios.count - 1) / 2] + ratios[ratios.count / 2]) / 2
     }
 
@@ -94,6 +94,12 @@ struct Collector {
         if !new.isEmpty { values[name, default: []].append(new) }
     }
 
+    /// A turn keeps its place among the others' where it has no values.
+    mutating func addTurn(_ name: String, _ new: [Double]) {
+        add(name)
+        values[name, default: []].append(new)
+    }
+
     mutating func end(_ name: String, _ outcome: Row.Outcome) {
         add(name)
         if reasons[name] == nil { reasons[name] = outcome }
@@ -105,7 +111,7 @@ struct Collector {
             let turns = values[name] ?? []
             return Row(
                 name, reasons[name] ?? .measured(turns.flatMap(\.self)),
-                turns: turns.compactMap { Row(name, .measured($0)).median })
+                turns: turns.map { Row(name, .measured($0)).median })
         }
     }
 }

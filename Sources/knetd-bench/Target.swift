@@ -116,7 +116,7 @@ struct Target {
 
     private static func policies(_ report: Report) -> [Target] {
         let changes = report.tables.first { $0.id == "policies.change" }
-        let request = "policies.path.request"
+        let request = "policies.path.request.alone"
         let throughput = "policies.path.throughput.one-processor"
         return [PoliciesSection.remote, PoliciesSection.local].map { row in
             Target(
@@ -156,7 +156,8 @@ struct Target {
                 "request p50, same node, ebpf, of bare veth", "same.\(request)", PathSection.ebpf,
                 of: SameNode.bareVeth, limit: 1.05),
             target(
-                "the same, whoever else used the core", "same.request", PathSection.ebpf, of: SameNode.bareVeth,
+                "request p50, same node, ebpf, of bare veth, whoever else used the core", "same.request",
+                PathSection.ebpf, of: SameNode.bareVeth,
                 limit: 1.05),
             target(
                 "stream on one processor, same node: bare veth, of ebpf", "same.\(throughput)", SameNode.bareVeth,

@@ -21,28 +21,37 @@ extension Load {
             }
         }
 
-        /// Some requests that follow each other at once.
-        struct Burst {
-            /// Microseconds of each.
-            let times: [Double]
-            /// What the yardstick took before or after them, the longer of the two, in microseconds.
-            let yardstick: Double
+        /// Requests in bursts, each between two measurements of the yardstick.
+        struct Turn {
+            /// Microseconds of each request.
+            fileprivate(set) var times: [Float] = []
+            /// Where each burst's times end, and what the yardstick took before or after it, the longer of the two, in microseconds.
+            fileprivate(set) var bursts: [(end: Int, yardstick: Double)] = []
+
+            /// The times of those bursts alone.
+            func times(where isWanted: (_ yardstick: Double) -> Bool) -> [Double] {
+                var start = 0
+                return bursts.flatMap { burst in
+                    defer { start = burst.end }
+                    return isWanted(burst.yardstick) ? times[start..<burst.end].map(Double.init) : []
+                }
+            }
         }
 
-        func bursts(seconds: Double, beside yardstick: Yardstick) throws(Fault) -> [Burst] {
-            try attempt {
-                try warm()
-                let deadline = now() + Int64(seconds * 1e9)
-                var bursts: [Burst] = []
-                var before = try yardstick.measure()
-                repeat {
-                    let times = try repeated(Self.burst) { try Self.exchange(socket) }
-                    let after = try yardstick.measure()
-                    bursts.append(Burst(times: times, yardstick: max(before, after)))
-                    before = after
-                } while now() < deadline
-                return bursts
-            }
+        func turn(seconds: Double, beside yardstick: Yardstick) throws -> Turn {
+            try attempt { try warm() }
+            let deadline = now() + Int64(seconds * 1e9)
+            var turn = Turn()
+            turn.times.reserveCapacity(Int(seconds * 1e6 / 4))
+            var before = try yardstick.measure()
+            repeat {
+                let times = try attempt { try repeated(Self.burst) { try Self.exchange(socket) } }
+                let after = try yardstick.measure()
+                turn.times += times.map(Float.init)
+                turn.bursts.append((turn.times.count, max(before, after)))
+                before = after
+            } while now() < deadline
+            return turn
         }
 
         /// Seconds.
@@ -87,7 +96,8 @@ extension Load {
                 guard let connection = try accept(listener) else { return }
                 // Another path may lead to the same server.
                 shutdown(listener, Int32(SHUT_RDWR))
-                try echo(connection.number)
+                // The client's end notices, and knows which path it is.
+                try? echo(connection.number)
             } client: { load in
                 let connection = try load.connect()
                 try Conversation.exchange(connection.number)

@@ -18,7 +18,7 @@ struct PathTurns {
         }
 
         /// Of so many parts is a turn: the more turns there are, the less do those count in which others disturb. The kernel tells
-        /// of a stream's work in ticks of milliseconds, which takes long turns.
+        /// of a stream's work in ticks of milliseconds, which takes long turns; `pinned` has turns of its own.
         var parts: Int { self == .stream ? 1 : 5 }
     }
 
@@ -67,7 +67,7 @@ struct PathTurns {
     private var paths: [Path] = []
     private let yardstick: Yardstick
     /// On one processor, by turn.
-    private var requests: [(path: String, turn: [Load.Conversation.Burst])] = []
+    private var requests: [(path: String, turn: Load.Conversation.Turn)] = []
     private var collectors = Dictionary(Figure.allCases.map { ($0, Collector()) }) { $1 }
 
     init(id: String, place: String, base: Table.Base, yardstick: Yardstick) {
@@ -144,7 +144,7 @@ struct PathTurns {
                     while left > last {
                         try Progress.check()
                         requests += try Self.order(conversations, left).map {
-                            ($0.path, try $0.bursts(seconds: Self.turnOfRequests, beside: yardstick))
+                            ($0.path, try $0.turn(seconds: Self.turnOfRequests, beside: yardstick))
                         }
                         left -= 1
                     }
@@ -185,14 +185,17 @@ struct PathTurns {
     /// What the yardstick says is better known when all that it was held against is measured.
     var tables: [Table] {
         var collectors = collectors
-        let bursts = requests.flatMap(\.turn)
-        let alone = bursts.count { yardstick.tellsAlone($0.yardstick) }
         for (path, turn) in requests {
-            let times = turn.flatMap(\.times)
+            let times = turn.times.map(Double.init)
             collectors[.request]?.add(path, times)
             collectors[.requestRate]?.add(path, [Self.rate(times)])
-            collectors[.requestAlone]?.add(path, turn.filter { yardstick.tellsAlone($0.yardstick) }.flatMap(\.times))
+            collectors[.requestAlone]?.addTurn(path, turn.times(where: yardstick.tellsAlone))
         }
+        let bursts = requests.flatMap(\.turn.bursts)
+        let alone = bursts.count { yardstick.tellsAlone($0.yardstick) }
+        let neverAlone = Set(paths.map(\.name)).subtracting(
+            requests.filter { !$0.turn.times(where: yardstick.tellsAlone).isEmpty }.map(\.path))
+        for path in neverAlone { collectors[.requestAlone]?.end(path, .skipped("others always used the core too")) }
         return Figure.allCases.map { figure in
             Table(
                 id: "\(id).\(figure.rawValue)", title: "\(figure.title.text), \(place)", unit: figure.title.unit,

@@ -27,9 +27,11 @@ final class DatagramServer: Sendable {
 
     /// Datagrams of one call.
     private static let batch = 64
-    /// What a socket that is new to the process has answered one by one, at most. What waits there may have come to a process that
-    /// was killed: if another kill takes this one too, one query is lost and not all of a call. A buffer of 4 MiB holds about as many.
-    private static let oneByOne = 4_096
+    /// Of a new socket so many queries are taken one by one, at most. They may have come to a process that was killed: if another
+    /// kill takes this one too, one query is lost and not all of a call. More do not fit into the socket's buffer.
+    private static let oneByOne = 16_384
+    /// Calls for one socket before others have their turn.
+    private static let calls = 16
     /// Bytes of a query that are taken; longer ones are malformed.
     private static let longestQuery = 2_048
 
@@ -64,10 +66,10 @@ final class DatagramServer: Sendable {
         _ = write(waker.number, &one, 8)
     }
 
-    /// A socket, and how many of its queries are still to be taken one by one; none once nothing waited.
     private struct Source {
         let socket: SharedDescriptor
-        var oneByOne = DatagramServer.oneByOne
+        /// How many queries are still to be taken one by one; none once nothing waited.
+        var leftOneByOne = DatagramServer.oneByOne
     }
 
     /// What belongs to the thread.
@@ -157,12 +159,14 @@ final class DatagramServer: Sendable {
         /// Takes what waits at the socket, until nothing does or others have waited long enough.
         private func serve(_ descriptor: Int32) {
             guard let source = sources[descriptor] else { return }
-            let most = source.oneByOne > 0 ? 1 : batch
+            let most = source.leftOneByOne > 0 ? 1 : batch
             var taken = 0
             defer {
-                if source.oneByOne > 0 { sources[descriptor]?.oneByOne = taken < 16 ? 0 : source.oneByOne - taken }
+                if source.leftOneByOne > 0 {
+                    sources[descriptor]?.leftOneByOne = taken < calls ? 0 : source.leftOneByOne - taken
+                }
             }
-            for _ in 0..<16 {
+            for _ in 0..<calls {
                 for index in 0..<most {
                     received[index].msg_hdr.msg_namelen = socklen_t(MemoryLayout<sockaddr_storage>.size)
                 }
