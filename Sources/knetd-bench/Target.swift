@@ -157,8 +157,7 @@ struct Target {
                 of: SameNode.bareVeth, limit: 1.05),
             target(
                 "request p50, same node, ebpf, of bare veth, whoever else used the core", "same.request",
-                PathSection.ebpf, of: SameNode.bareVeth,
-                limit: 1.05),
+                PathSection.ebpf, of: SameNode.bareVeth, limit: 1.05),
             target(
                 "stream on one processor, same node: bare veth, of ebpf", "same.\(throughput)", SameNode.bareVeth,
                 of: PathSection.ebpf, limit: 1 / 0.95),

@@ -29,8 +29,8 @@ struct PathTurns {
     private enum Figure: String, CaseIterable {
         case throughput, cost
         case throughputTogether = "throughput.one-processor"
-        case request, requestAlone = "request.alone", requestRate = "request.rate", requestRateFree =
-            "request.rate.free"
+        case request, requestAlone = "request.alone"
+        case requestRate = "request.rate", requestRateFree = "request.rate.free"
         case connect, connectRate = "connect.rate"
 
         var title: (text: String, unit: String) {
@@ -185,17 +185,17 @@ struct PathTurns {
     /// What the yardstick says is better known when all that it was held against is measured.
     var tables: [Table] {
         var collectors = collectors
+        var neverAlone = Set(paths.map(\.name))
         for (path, turn) in requests {
-            let times = turn.times.map(Double.init)
+            let (times, alone) = (turn.times.map(Double.init), turn.times(where: yardstick.tellsAlone))
             collectors[.request]?.add(path, times)
             collectors[.requestRate]?.add(path, [Self.rate(times)])
-            collectors[.requestAlone]?.addTurn(path, turn.times(where: yardstick.tellsAlone))
+            collectors[.requestAlone]?.addTurn(path, alone)
+            if !alone.isEmpty { neverAlone.remove(path) }
         }
+        for path in neverAlone { collectors[.requestAlone]?.end(path, .skipped("others always used the core too")) }
         let bursts = requests.flatMap(\.turn.bursts)
         let alone = bursts.count { yardstick.tellsAlone($0.yardstick) }
-        let neverAlone = Set(paths.map(\.name)).subtracting(
-            requests.filter { !$0.turn.times(where: yardstick.tellsAlone).isEmpty }.map(\.path))
-        for path in neverAlone { collectors[.requestAlone]?.end(path, .skipped("others always used the core too")) }
         return Figure.allCases.map { figure in
             Table(
                 id: "\(id).\(figure.rawValue)", title: "\(figure.title.text), \(place)", unit: figure.title.unit,
