@@ -9,6 +9,9 @@ struct PathSection {
     static let routedWithoutRules = "knetd routed, masquerade off"
     static let overlay = "knetd overlay (conntrack, masquerade)"
     static let ebpf = "knetd ebpf (VXLAN)"
+    /// Nodes whose pods are measured. What a request takes depends on where in memory the kernel puts a node's programs, which it draws
+    /// when they are loaded.
+    private static let placesOfPrograms = 5
 
     private let stage: Stage
     /// Each path's turns in each kind of traffic.
@@ -50,6 +53,11 @@ struct PathSection {
                 cross.fail(name, error)
             }
         }
+        for _ in 1..<(stage.options.isQuick ? 2 : Self.placesOfPrograms) {
+            try same.enter(Self.ebpf) {
+                try Pods(stage, "ebpf", masquerade: true, nodes: 1).path(Self.ebpf, to: "near")
+            }
+        }
         try same.run(rounds: rounds, seconds: seconds)
         try cross.run(rounds: rounds, seconds: seconds)
         var service = PathTurns(
@@ -60,15 +68,15 @@ struct PathSection {
         return same.tables + cross.tables + service.tables
     }
 
-    /// Three pods of two knetd nodes: `client` and `near` on the first, `far` on the second.
+    /// Pods of knetd nodes: `client` and `near` on the first, `far` on the second where there is one.
     private struct Pods {
         let playground: Playground
 
-        init(_ stage: Stage, _ plugin: String, masquerade: Bool) throws {
+        init(_ stage: Stage, _ plugin: String, masquerade: Bool, nodes: Int = 2) throws {
             let network = (Stage.onlyFour.object ?? [:]).merging(["masquerade": .boolean(masquerade)]) { $1 }
             playground = try stage.playground(
-                "knetd \(plugin)", nodes: 2, ["network": .object(network), "plugins": [plugin: [:]]])
-            for (pod, node) in [("client", "node1"), ("near", "node1"), ("far", "node2")] {
+                "knetd \(plugin)", nodes: nodes, ["network": .object(network), "plugins": [plugin: [:]]])
+            for (pod, node) in [("client", "node1"), ("near", "node1"), ("far", "node2")].prefix(nodes + 1) {
                 try playground.addPod(pod, node: node)
             }
         }

@@ -64,10 +64,11 @@ struct PathTurns {
     let place: String
     /// The path that the others are compared with.
     let base: Table.Base
-    private var paths: [Path] = []
+    /// By name, in the order in which they came. Where a path is built at several places, rounds take turns with them.
+    private var contenders: [(name: String, places: [Path])] = []
     private let yardstick: Yardstick
     /// On one processor, by turn.
-    private var requests: [(path: String, turn: Load.Conversation.Turn)] = []
+    private var requests: [(path: String, block: Int, turn: Load.Conversation.Turn)] = []
     private var collectors = Dictionary(Figure.allCases.map { ($0, Collector()) }) { $1 }
 
     init(id: String, place: String, base: Table.Base, yardstick: Yardstick) {
@@ -77,14 +78,19 @@ struct PathTurns {
         self.yardstick = yardstick
     }
 
-    /// Builds a path and tries it. One that fails is out; the others go on.
+    /// Builds a path and tries it; under a name that was entered before, one place more of the same path. One that fails is out with
+    /// all its places; the others go on.
     mutating func enter(_ name: String, _ build: () throws -> Path) throws {
         try Progress.step("building a path, \(place): \(name)")
         do {
             let path = try build()
             for pod in [path.client, path.server] { try pod.run(Self.prepare) }
             _ = try Load(path: path, placement: .free).connections(seconds: 0)
-            paths.append(path)
+            if let known = contenders.firstIndex(where: { $0.name == name }) {
+                contenders[known].places.append(path)
+            } else {
+                contenders.append((name, [path]))
+            }
             for figure in Figure.allCases { collectors[figure]?.add(name) }
         } catch {
             fail(name, error)
@@ -92,7 +98,7 @@ struct PathTurns {
     }
 
     mutating func fail(_ name: String, _ error: any Error) {
-        paths.removeAll { $0.name == name }
+        contenders.removeAll { $0.name == name }
         for figure in Figure.allCases { collectors[figure]?.end(name, .failed("\(error)")) }
         Progress.say("\(name), \(place): \(error)")
     }
@@ -114,7 +120,7 @@ struct PathTurns {
             let (rounds, seconds) = rounds == 1 ? (1, seconds) : (rounds * kind.parts, seconds / Double(kind.parts))
             for round in 0..<rounds {
                 try Progress.step("\(kind.rawValue), \(place): round \(round + 1) of \(rounds)")
-                for path in Self.order(paths, round) {
+                for path in Self.order(paths(round), round) {
                     try Progress.check()
                     do {
                         try measure(kind, path, seconds: seconds)
@@ -126,25 +132,28 @@ struct PathTurns {
         }
     }
 
+    private func paths(_ round: Int) -> [Path] { contenders.map { $0.places[round % $0.places.count] } }
+
     /// Each begins a round at times: what comes after a pause finds another machine.
     private static func order<Element>(_ elements: [Element], _ round: Int) -> [Element] {
         elements.indices.map { elements[($0 + round) % elements.count] }
     }
 
     /// All paths have their connections open, so no turn waits for one. Where in memory a connection lies has a say too: after some
-    /// rounds there are new ones.
+    /// rounds there are new ones, at the next place of those paths that have several.
     private mutating func measureRequests(rounds: Int) throws {
         var left = rounds
+        var block = 0
         while left > 0 {
             try Progress.step("\(Kind.pinned.rawValue), \(place): \(left) of \(rounds) rounds left")
             let last = max(left - 100, 0)
             do {
-                let loads = paths.map { Load(path: $0, placement: Kind.pinned.placement) }
+                let loads = paths(block).map { Load(path: $0, placement: Kind.pinned.placement) }
                 try Load.converse(loads[...]) { conversations in
                     while left > last {
                         try Progress.check()
                         requests += try Self.order(conversations, left).map {
-                            ($0.path, try $0.turn(seconds: Self.turnOfRequests, beside: yardstick))
+                            ($0.path, block, try $0.turn(seconds: Self.turnOfRequests, beside: yardstick))
                         }
                         left -= 1
                     }
@@ -153,6 +162,7 @@ struct PathTurns {
                 // The others go on without it.
                 fail(fault.path, fault.error)
             }
+            block += 1
         }
     }
 
@@ -185,8 +195,8 @@ struct PathTurns {
     /// What the yardstick says is better known when all that it was held against is measured.
     var tables: [Table] {
         var collectors = collectors
-        var neverAlone = Set(paths.map(\.name))
-        for (path, turn) in requests {
+        var neverAlone = Set(contenders.map(\.name))
+        for (path, _, turn) in requests {
             let (times, alone) = (turn.times.map(Double.init), turn.times(where: yardstick.tellsAlone))
             collectors[.request]?.add(path, times)
             collectors[.requestRate]?.add(path, [Self.rate(times)])
@@ -196,13 +206,31 @@ struct PathTurns {
         for path in neverAlone { collectors[.requestAlone]?.end(path, .skipped("others always used the core too")) }
         let bursts = requests.flatMap(\.turn.bursts)
         let alone = bursts.count { yardstick.tellsAlone($0.yardstick) }
+        let remark = "\(alone * 100 / max(bursts.count, 1)) % of all, as other work of the kernel tells."
         return Figure.allCases.map { figure in
             Table(
                 id: "\(id).\(figure.rawValue)", title: "\(figure.title.text), \(place)", unit: figure.title.unit,
                 bases: [base], rows: collectors[figure]?.rows ?? [],
                 remark: figure == .requestAlone
-                    ? "\(alone * 100 / max(bursts.count, 1)) % of all, as other work of the kernel tells."
-                    : figure.remark)
+                    ? ([remark] + contenders.compactMap(byPlace)).joined(separator: " ") : figure.remark)
         }
+    }
+
+    /// What requests take at each place of a path that has several, of what the base takes in the same rounds.
+    private func byPlace(_ name: String, _ places: [Path]) -> String? {
+        guard places.count > 1 else { return nil }
+        let ratios = places.indices.map { place -> Double? in
+            var collector = Collector()
+            for (path, block, turn) in requests where block % places.count == place && [name, base.row].contains(path) {
+                collector.addTurn(path, turn.times(where: yardstick.tellsAlone))
+            }
+            let rows = collector.rows
+            guard let own = rows.first(where: { $0.name == name }),
+                let other = rows.first(where: { $0.name == base.row })
+            else { return nil }
+            return own.ratio(to: other)
+        }
+        let texts = ratios.map { knetd_bench.Figure.text($0) }
+        return "\(name), by place, × \(base.label): \(texts.joined(separator: ", "))."
     }
 }
