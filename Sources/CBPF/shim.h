@@ -5,12 +5,13 @@
 #include <errno.h>
 #include <linux/bpf.h>
 
-// Newer than Debian 12's headers, kernel since 6.6: <linux/bpf.h> BPF_TCX_INGRESS.
+// Newer than Debian 12's headers, kernel since 6.6: <linux/bpf.h> BPF_TCX_INGRESS, BPF_F_BEFORE.
 #define KNET_BPF_TCX_INGRESS ((enum bpf_attach_type)46)
+#define KNET_BPF_BEFORE (1U << 3)
 
 // Attaches to what a device receives, in the place of `replaced`, or where that is negative before all others.
 static inline int knet_tcx_attach(int program, int link, int replaced) {
-    LIBBPF_OPTS(bpf_prog_attach_opts, options, .flags = replaced < 0 ? 0 : BPF_F_REPLACE,
+    LIBBPF_OPTS(bpf_prog_attach_opts, options, .flags = replaced < 0 ? KNET_BPF_BEFORE : BPF_F_REPLACE,
                 .replace_prog_fd = replaced < 0 ? 0 : replaced);
     return bpf_prog_attach_opts(program, link, KNET_BPF_TCX_INGRESS, &options);
 }

@@ -74,7 +74,7 @@ enum Plugins {
                         obstacle: policies?["existingConnections"] == "cut"
                             ? "packets go through the host's stack, where networkPolicy looks at each (existingConnections: cut)"
                             : nil, policies: policies == nil ? nil : $1.verdicts, flows: $1.flows,
-                        sockets: sockets, isBalanced: outside != nil)
+                        sockets: sockets, outside: outside)
                     return [.dataplane(dataplane), .plugin(path, events: [.link], service: path)]
                         + (sockets.map { [.plugin($0, events: [], service: $0)] } ?? [])
                         + (outside.map { [.plugin($0, events: [], service: $0)] } ?? [])
@@ -87,7 +87,9 @@ enum Plugins {
                     remove: { try ServiceKernel.remove($0.nftables) }
                 ) {
                     let kernel = try ServiceKernel(nftables: $1.nftables, pool: $1.pool)
-                    let proxy = ServiceProxy(try $0.decode(), kernel: kernel, flows: $1.flows)
+                    let proxy = ServiceProxy(
+                        try $0.decode(), kernel: kernel, flows: $1.flows,
+                        isBesidePrograms: $1.configuration.plugins["ebpf"]?["outsideServices"] == true)
                     return [.plugin(proxy, events: [.nftables(table: ServiceKernel.table)], service: proxy)]
                 })
         #endif

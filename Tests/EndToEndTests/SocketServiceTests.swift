@@ -177,6 +177,38 @@ import Testing
         }
     }
 
+    /// As `deploy/overlays/ebpf` has it: what is pinned is in a folder of the node's that only the container has below its own.
+    @Test func cleanupOnTheNodeEndsWhatAContainerPinned() throws {
+        try withPlayground(nodes: 1, Self.configuration()) { playground in
+            let (node, config) = (try playground.namespace("node1"), playground.configurationPath("node1"))
+            try playground.stopDaemon("node1")
+            #expect(try knetd("cleanup", "--config", config, in: node).status == 0)
+            let (held, folder) = ("\(playground.directory)/held", "\(playground.directory)/node1/run/bpf")
+            _ = try shell("mkdir -p \(held) && mount -t bpf test \(held) && mkdir \(held)/knetd", in: node)
+            let script = "mkdir -p \(folder) && mount --bind \(held)/knetd \(folder) && exec \"$@\""
+            try playground.startDaemon("node1", wrapper: ["unshare", "--mount", "sh", "-c", script, "sh"])
+            try playground.waitUntilReady("node1")
+            let stage = try ServiceStage(playground, servers: [])
+            let server = try EchoServer(in: node)
+            defer { server.stop() }
+            try stage.put([Stage.service("web", 1)] + stage.slices("web", [.init(pod: "node1")]))
+            try stage.waitFor(1, from: "node1") { $0.server != nil }
+            try eventually(within: 4) {
+                try stage.waitFor(1, from: "node1") { $0.server != nil }
+                return try Self.count("connected", stage) > 0
+            }
+            try playground.stopDaemon("node1")
+            _ = try shell("nft flush ruleset", in: node)
+            try stage.waitFor(1, from: "node1") { $0.server != nil }
+            #expect(FileManager.default.fileExists(atPath: "\(held)/knetd/knet_connect4"))
+            #expect(try knetd("cleanup", "--config", config, in: node).status == 0)
+            for family in IPFamily.allCases {
+                #expect(try stage.connect(from: "node1", to: 1, family).server == nil)
+            }
+            #expect(!FileManager.default.fileExists(atPath: "\(held)/knetd"))
+        }
+    }
+
     @Test func switchedOffTheyEndAndTheRulesServe() throws {
         try withServices(Self.configuration(), nodes: 1, servers: [("a", "node1")]) { stage in
             try stage.put([Stage.service("web", 1)] + stage.slices("web", [.init(pod: "a")]))

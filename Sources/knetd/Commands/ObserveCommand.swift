@@ -11,7 +11,7 @@ struct ObserveCommand: ParsableCommand {
     @OptionGroup var config: ConfigOption
     @Option(help: "Of this pod alone: NAME or NAMESPACE/NAME.") var pod: String?
     @Flag(help: "Denied and refused ones alone.") var drop = false
-    @Flag(help: "Go on until interrupted.") var follow = false
+    @Flag(help: "Go on until interrupted, or until the daemon ends.") var follow = false
     @Flag(help: "Print a JSON object for each.") var json = false
 
     func run() throws {

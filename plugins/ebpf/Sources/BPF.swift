@@ -189,6 +189,12 @@ enum BPF {
             capacity: Int(info.max_entries))
     }
 
+    static func linkInfo(_ descriptor: Int32) -> bpf_link_info? {
+        var info = bpf_link_info()
+        var size = UInt32(MemoryLayout<bpf_link_info>.size)
+        return bpf_obj_get_info_by_fd(descriptor, &info, &size) == 0 ? info : nil
+    }
+
     private static func text<T>(_ name: T) -> String {
         withUnsafeBytes(of: name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
     }

@@ -46,7 +46,7 @@ public struct EBPF: Dataplane {
     /// Over plain routes what another node sends on cannot be told from what a client sends.
     struct DirectReturnNeedsVXLAN: Error, CustomStringConvertible {
         let description =
-            "plugins.ebpf.directReturn: true needs \"transport\": \"vxlan\"; set it to false, or take that transport"
+            "plugins.ebpf.directReturn: true needs \"transport\": \"vxlan\" without \"directRouting\": true; set it to false, or take these"
     }
 
     private static let defaults = Settings()
@@ -103,7 +103,9 @@ public struct EBPF: Dataplane {
     /// - Parameter settings: `plugins.ebpf`, every default filled in.
     public init(_ settings: JSONValue) throws {
         configuration = try settings.decode()
-        if configuration.directReturn, configuration.transport == .direct { throw DirectReturnNeedsVXLAN() }
+        if configuration.directReturn, configuration.transport == .direct || settings["directRouting"] == true {
+            throw DirectReturnNeedsVXLAN()
+        }
         transport =
             switch configuration.transport {
             case .vxlan: Overlay(try settings.decode())

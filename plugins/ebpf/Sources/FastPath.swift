@@ -16,26 +16,31 @@ public final class FastPath: Plugin, PluginService {
     private let obstacle: String?
     /// What else `knetd bpf` tells of.
     private let sockets: SocketServices?
+    private let outside: OutsideServices?
     /// `nil` without policies.
     private let verdicts: Verdicts?
     private let flows: FlowExchange
     private let settings: PathSettings
     private let arrivals = Mutex(Arrivals())
+    /// Why programs are not listened to.
+    private let eventFault = Mutex<String?>(nil)
 
     /// - Parameters:
     ///   - obstacle: what filters in the host's stack.
     ///   - policies: who knows which connections policies admit; `nil` without policies.
-    ///   - isBalanced: whether there are Services for clients outside.
+    ///   - outside: Services for clients outside, by the same programs; `nil` where these are not to balance.
     public init(
         _ dataplane: EBPF, network: Configuration.Network, kernel: PathKernel, obstacle: String?,
         policies: VerdictExchange?, flows: FlowExchange, sockets: SocketServices? = nil,
-        isBalanced: Bool = false
+        outside: OutsideServices? = nil
     ) {
         self.dataplane = dataplane
         self.network = network
         self.kernel = kernel
         self.obstacle = obstacle
         self.sockets = sockets
+        self.outside = outside
+        let isBalanced = outside != nil
         settings = PathSettings(
             isPoliced: policies != nil, isTold: flows.isHeard, isBalanced: isBalanced,
             isDirect: isBalanced && dataplane.configuration.directReturn)
@@ -101,7 +106,9 @@ public final class FastPath: Plugin, PluginService {
     public func run() async {
         // The next generation loads its own only when these are there.
         let events = try? await onOwnThread("knetd-load") { self.makeEvents() }
-        await events?.run()
+        if let error = await events?.run() {
+            eventFault.withLock { $0 = "nobody listens to the programs: \(error)" }
+        }
     }
 
     private func makeEvents() -> FlowEvents? {
@@ -120,14 +127,11 @@ public final class FastPath: Plugin, PluginService {
         }
     }
 
-    public var faults: [String] { kernel.faults }
+    public var faults: [String] { kernel.faults + eventFault.withLock { $0.map { [$0] } ?? [] } }
 
     public func describe(_ words: [String], in state: ClusterState) throws -> JSONValue {
-        let links = try kernel.links()
-        let programs = PathRole.allCases.compactMap { role -> JSONValue? in
-            guard let program = kernel.object?.programs[role] else { return nil }
-            let info = (try? BPF.programInfo(program.descriptor.number)) ?? program.info
-            return info.told(as: role.rawValue, on: (links[role] ?? []).sorted())
+        let programs = try kernel.attached().map { program, links in
+            program.told(as: PathRole(kernelName: program.name)?.rawValue ?? program.name, on: links.sorted())
         }
         let counters = kernel.counters()
         let packets = PathOutcome.allCases.map { outcome -> JSONValue in
@@ -140,7 +144,8 @@ public final class FastPath: Plugin, PluginService {
         return [
             "mode": .string(obstacle ?? kernel.refusal ?? "past the host's stack, by \(kernel.hookName)"),
             "programs": .array(programs), "maps": .array(fills.map(\.told)), "packets": .array(packets),
-            "faults": .array(faults.map(JSONValue.string)), "services": try sockets?.describe([], in: state) ?? .null,
+            "faults": .array((faults + (outside?.faults ?? [])).map(JSONValue.string)),
+            "services": try sockets?.describe([], in: state) ?? .null,
         ]
     }
 

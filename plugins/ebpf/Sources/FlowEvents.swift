@@ -33,15 +33,20 @@ final class FlowEvents: Sendable {
     }
 
     /// Reads until the task is cancelled, once: a task that is cancelled before it starts has read.
-    func run() async {
+    /// - Returns: why the ring cannot be read.
+    func run() async -> (any Error)? {
         await withTaskCancellationHandler {
-            try? await onOwnThread("knetd-flows") { self.read() }
+            do {
+                return try await onOwnThread("knetd-flows") { self.read() }
+            } catch {
+                return error
+            }
         } onCancel: {
             isOver.store(true, ordering: .relaxed)
         }
     }
 
-    private func read() {
+    private func read() -> SystemError? {
         let context = Unmanaged.passUnretained(self).toOpaque()
         let reader = ring_buffer__new(
             ring.descriptor.number,
@@ -50,7 +55,7 @@ final class FlowEvents: Sendable {
                 let reader = Unmanaged<FlowEvents>.fromOpaque(context).takeUnretainedValue()
                 return reader.take(bytes.loadUnaligned(as: knet_event.self))
             }, context, nil)
-        guard let reader else { return }
+        guard let reader else { return SystemError("read the ring of the programs' events") }
         defer { ring_buffer__free(reader) }
         // What was told while nobody listened was told at another time.
         ring_buffer__consume(reader)
@@ -70,6 +75,7 @@ final class FlowEvents: Sendable {
             // One that is woken for is all that this waits for.
             if ring_buffer__poll(reader, Self.pause) <= 0 { ring_buffer__consume(reader) }
         }
+        return nil
     }
 
     /// - Returns: less than 0 where no more is to be read: a ring that fills as fast would be read for ever.

@@ -1,6 +1,7 @@
 import CKnetBPF
 import Glibc
 import KnetCore
+import KnetLinux
 
 /// Maps of connections past the host's stack, as the daemon looks at them.
 struct FlowMaps: Sendable {
@@ -32,16 +33,17 @@ struct FlowMaps: Sendable {
     }
 
     /// Links of pods that are there.
-    private var links: Set<UInt32> {
+    private func links() throws(SystemError) -> Set<UInt32> {
         var links: Set<UInt32> = []
-        try? endpoints.visit { _, value in links.insert(MapForm.read(value, knet_endpoint.self).link) }
+        try endpoints.visit { _, value in links.insert(MapForm.read(value, knet_endpoint.self).link) }
         return links
     }
 
     /// Forgets what is over, so that it does not take the room of what is idle.
     /// - Returns: what is to be told; of the ends of streams the programs themselves told.
     func forgetWhatIsOver() -> [knet_event] {
-        let before = links
+        // Where they cannot be read all would seem to be gone.
+        guard let before = try? links() else { return [] }
         var over: [[UInt8]] = []
         try? flows.visit { key, value in
             let (connection, flow) = (MapForm.read(key, knet_connection.self), MapForm.read(value, knet_flow.self))
@@ -49,9 +51,8 @@ struct FlowMaps: Sendable {
         }
         var ways: [[UInt8]] = []
         visitOutside { if $0.isOver(before) { ways.append($0.key) } }
-        if over.isEmpty, ways.isEmpty { return [] }
         // A key may have become another connection's meanwhile, and a pod may have come.
-        let links = links
+        guard !over.isEmpty || !ways.isEmpty, let links = try? links() else { return [] }
         var told: [knet_event] = []
         for key in over {
             guard let value = flows.value(key) else { continue }

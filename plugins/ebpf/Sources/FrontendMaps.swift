@@ -29,6 +29,11 @@ final class FrontendMaps: Sendable {
         }
         var memberKeys: Set<[UInt8]> = []
         try members?.visit { key, _ in memberKeys.insert(Array(key)) }
+        // Those without a slot, as of who was killed between two writes, are to go with one that is not there.
+        let known = Set(held.flatMap { id, slots in slots.map { SocketForm.member($0, of: id) } })
+        for key in memberKeys.subtracting(known) {
+            if let (id, slot) = SocketForm.memberWithoutSlot(key) { held[id, default: []].append(slot) }
+        }
         var found: [(frontend: PlainFrontend, rest: [UInt8])] = []
         try frontends.visit { key, value in
             guard let id = SocketForm.frontend(key) else { return }
@@ -41,8 +46,8 @@ final class FrontendMaps: Sendable {
         }
         // Slots of frontends that were cut off; nobody wants these.
         found += held.map { (PlainFrontend(id: $0, size: 0, slots: $1), []) }
-        let known = Set(found.map(\.frontend.id))
-        return found + left.withLock { $0.values.filter { !known.contains($0.id) }.map { ($0, []) } }
+        let ids = Set(found.map(\.frontend.id))
+        return found + left.withLock { $0.values.filter { !ids.contains($0.id) }.map { ($0, []) } }
     }
 
     /// - Parameters:
@@ -76,10 +81,10 @@ final class FrontendMaps: Sendable {
         if old?.size != frontend.size { try frontends.set(SocketForm.frontend(id), value) }
         let (numbers, endpoints) = (Set(frontend.slots.map(\.number)), Set(frontend.slots.map(\.endpoint)))
         for slot in old?.slots ?? [] {
-            if !numbers.contains(slot.number) { try slots.remove(SocketForm.slot(slot, of: id)) }
             if id.isOfDatagrams, !endpoints.contains(slot.endpoint) {
                 try members?.remove(SocketForm.member(slot, of: id))
             }
+            if !numbers.contains(slot.number) { try slots.remove(SocketForm.slot(slot, of: id)) }
         }
     }
 

@@ -38,6 +38,11 @@ struct HeldObjects: Sendable {
         return String(cString: found)
     }
 
+    /// Where the nodes' folders of `deploy/overlays/ebpf` are, as far as this process sees any.
+    static var folders: [String] {
+        Mount.all().filter { $0.type == "bpf" && $0.root == "/" }.map { "\($0.path)/knetd" }
+    }
+
     private static func isMounted(_ path: String) -> Bool {
         Mount.all().contains { $0.path == path && $0.type == "bpf" }
     }
@@ -58,8 +63,11 @@ struct HeldObjects: Sendable {
             kept.keep(object, as: Self.prefix + name)
         }
         if fault != nil { return }
-        unlink("\(path)/\(name)")
-        try BPF.check("pin \(path)/\(name)", bpf_obj_pin(object.number, "\(path)/\(name)"))
+        // Whoever ends in between leaves the old one or the new one.
+        let new = "\(path)/\(name)-new"
+        unlink(new)
+        try BPF.check("pin \(new)", bpf_obj_pin(object.number, new))
+        try syscall("rename \(new)") { rename(new, "\(path)/\(name)") }
     }
 
     /// Lets go of everything.

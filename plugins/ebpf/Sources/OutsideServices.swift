@@ -80,9 +80,8 @@ public final class OutsideServices: Plugin, PluginService {
             _ = shortfall.attempt(entry) { try maps.remove(frontend) }
             shortfall.forget(entry)
         }
-        // There may be room now.
         if !changes.remove.isEmpty {
-            for entry in shortfall.entries { _ = shortfall.attempt(entry) { try set(entry, replacing: nil, maps) } }
+            shortfall.retry(by: { $0.frontend.slots.count }) { try set($0, replacing: nil, maps) }
         }
         return KernelOutcome()
     }
@@ -110,18 +109,24 @@ public final class OutsideServices: Plugin, PluginService {
         }
         let all = Dictionary(grouping: datagrams + streams, by: \.address)
         guard !all.isEmpty, let translations = kernel.object?.maps[.translations] else { return }
-        var over: [[UInt8]] = []
-        try? translations.visit { key, value in
-            if let way = Translation(key, value),
-                all[way.endpoint.address]?.contains(where: {
-                    $0.frontend == way.frontend && ($0.port ?? way.endpoint.port) == way.endpoint.port
-                }) == true
-            {
-                over.append(Array(key))
+        // A packet meanwhile makes one way anew from the other.
+        for _ in 0..<Self.mostPasses {
+            var over: [[UInt8]] = []
+            try? translations.visit { key, value in
+                if let way = Translation(key, value),
+                    all[way.endpoint.address]?.contains(where: {
+                        $0.frontend == way.frontend && ($0.port ?? way.endpoint.port) == way.endpoint.port
+                    }) == true
+                {
+                    over.append(Array(key))
+                }
             }
+            if over.isEmpty { return }
+            for key in over { try? translations.remove(key) }
         }
-        for key in over { try? translations.remove(key) }
     }
+
+    private static let mostPasses = 5
 
     /// What an entry of `knet_translated` is about.
     private struct Translation {

@@ -73,7 +73,11 @@ public final class PathKernel: Sendable {
     /// Takes the programs off all devices; the maps go with them.
     public static func remove(_ pool: NetlinkPool) throws {
         let hooks = ProgramHooks(refused: BPF.refused)
-        for link in try pool.with({ try $0.links() }) { try hooks.detach(from: link.index) }
+        var failure: SystemError?
+        for link in try pool.with({ try $0.links() }) {
+            do { try hooks.detach(from: link.index) } catch { failure = failure ?? error }
+        }
+        if let failure { throw failure }
     }
 
     /// A program has no more than the maps that it uses.
@@ -161,14 +165,15 @@ public final class PathKernel: Sendable {
         guard let object else { return outcome }
         let additions = Dictionary(grouping: changes.add, by: \.turn)
         for entry in additions.keys.sorted().flatMap({ additions[$0] ?? [] }) {
+            var isOfTransport = false
+            if case .program(let role, _, _) = entry { isOfTransport = role != .fromPod }
             // Between two programs with different maps a connection would be lost: what is known goes first.
-            if case .program(let role, _, _) = entry, role != .fromPod {
-                object.takeOver(predecessors.maps.withLock { $0 })
+            if isOfTransport { object.takeOver(predecessors.maps.withLock { $0 }) }
+            // A pod's link is older than its entry: where it is not there it has gone.
+            let patience = isOfTransport ? Self.patience : 1
+            if let error = shortfall.attempt(entry, { try add(entry, object, patience: patience) }), isOfTransport {
+                outcome.failures.append(KernelFailure(entry: entry, reason: "\(error)"))
             }
-            guard let error = shortfall.attempt(entry, { try add(entry, object, patience: Self.patience) }),
-                case .program(let role, _, _) = entry, role != .fromPod
-            else { continue }
-            outcome.failures.append(KernelFailure(entry: entry, reason: "\(error)"))
         }
         if additions.keys.contains(where: { $0 >= .pods }) { catchUp(object) }
         // In the other order.
@@ -252,14 +257,15 @@ public final class PathKernel: Sendable {
 
     var hookName: String { hooks == .tcx ? "tcx" : "clsact" }
 
-    /// Devices with a program of ours, by role.
-    func links() throws -> [PathRole: [String]] {
-        let attached = try pool.with { try $0.links() }.flatMap { link in
-            hooks.attached(to: link.index).compactMap { program in
-                PathRole(kernelName: program.info.name).map { ($0, link.name) }
+    /// Programs of ours that devices have, whoever loaded them, with the names of these devices.
+    func attached() throws -> [(program: BPFProgramInfo, links: [String])] {
+        var found: [UInt32: (program: BPFProgramInfo, links: [String])] = [:]
+        for link in try pool.with({ try $0.links() }) {
+            for program in hooks.attached(to: link.index).map(\.info) {
+                found[program.id, default: (program, [])].links.append(link.name)
             }
         }
-        return Dictionary(grouping: attached, by: \.0).mapValues { $0.map(\.1) }
+        return found.values.sorted { ($0.program.name, $0.program.id) < ($1.program.name, $1.program.id) }
     }
 
     /// What the programs could not tell.

@@ -70,16 +70,18 @@ enum ProgramHooks: Sendable {
         }
     }
 
+    /// That the device or a program has gone is no error.
     func detach(from link: Int32) throws(SystemError) {
         for program in attached(to: link) {
-            try KernelWrites.during(1) { () throws(SystemError) in try detach(program, from: link) }
+            let status = KernelWrites.during(1) { detach(program, from: link) }
+            if status != -ENODEV, status != -ENOENT { try BPF.check("detach a program", status) }
         }
     }
 
-    private func detach(_ program: Attached, from link: Int32) throws(SystemError) {
+    private func detach(_ program: Attached, from link: Int32) -> Int32 {
         switch self {
-        case .tcx: try BPF.check("detach a program", knet_tcx_detach(program.descriptor.number, link))
-        case .filter: try BPF.check("detach a program", BPF.listening { knet_tc_detach(link) }.result)
+        case .tcx: knet_tcx_detach(program.descriptor.number, link)
+        case .filter: BPF.listening { knet_tc_detach(link) }.result
         }
     }
 }

@@ -31,6 +31,13 @@ final class Shortfall<Entry: KernelEntry>: Sendable {
 
     var entries: [Entry] { missing.withLock { $0.values.map(\.entry) } }
 
+    /// Tries again when there may be room, those first that need least: where one has none, larger ones have none either.
+    func retry(by room: (Entry) -> Int, _ body: (Entry) throws -> Void) {
+        for entry in entries.sorted(by: { room($0) < room($1) }) {
+            if attempt(entry, { try body(entry) }) != nil { return }
+        }
+    }
+
     /// A line for each; of many alike the first ones.
     var faults: [String] {
         let all = missing.withLock { $0.values.map(\.reason).sorted() }

@@ -38,6 +38,11 @@ enum SocketForm {
 
     static func member(_ slot: PlainFrontend.Slot, of id: PlainFrontend.ID) -> [UInt8] { frontend(id) + backend(slot) }
 
+    static func memberWithoutSlot(_ key: [UInt8]) -> (id: PlainFrontend.ID, slot: PlainFrontend.Slot)? {
+        let width = MemoryLayout<knet_frontend>.size
+        return slot(key.prefix(width) + number(.max), key.dropFirst(width))
+    }
+
     static func slot(_ key: ArraySlice<UInt8>, _ value: ArraySlice<UInt8>) -> (
         id: PlainFrontend.ID, slot: PlainFrontend.Slot
     )? {

@@ -66,7 +66,9 @@ public final class SocketKernel: Sendable {
         }
         let object = try Loaded("socket.o", Embedded.socket, sizes: sizes, kept: Dictionary(maps) { $1 })
         for (map, loaded) in object.maps { try objects.hold(loaded.descriptor, as: map.rawValue) }
-        for (hook, program) in object.programs { try attach(hook, program.descriptor, root, objects) }
+        let links = try object.programs.map { try attach($0, $1.descriptor, root, objects) }
+        // Those of a daemon with another folder would go first.
+        try SocketLinks(of: NetworkNamespace.currentCookie()).detach(but: links)
         var frontends: FrontendMaps?
         if let found = object.maps[.frontends], let slots = object.maps[.slots] {
             frontends = FrontendMaps(found, slots: slots, members: object.maps[.members])
@@ -74,21 +76,27 @@ public final class SocketKernel: Sendable {
         return Held(object: object, frontends: frontends, pinFault: objects.fault)
     }
 
-    /// Has the programs end.
+    /// Has the programs end that mean this network namespace's sockets, whatever holds them.
     public static func remove(runDirectory: String, _ kept: KeptDescriptors) {
+        let links = (try? NetworkNamespace.currentCookie()).map(SocketLinks.init)
+        links?.detach()
+        for folder in HeldObjects.folders { links?.unpin(in: folder) }
         HeldObjects.remove(runDirectory: runDirectory, kept: kept)
     }
 
     /// In the place of an older one in one step, where there is one.
     private static func attach(
         _ hook: SocketHook, _ program: SharedDescriptor, _ root: borrowing Descriptor, _ held: HeldObjects
-    ) throws {
+    ) throws -> SharedDescriptor {
         if let link = held.get(hook.rawValue), bpf_link_update(link.number, program.number, nil) == 0 {
-            return try held.hold(link, as: hook.rawValue)
+            try held.hold(link, as: hook.rawValue)
+            return link
         }
         let number = bpf_link_create(program.number, root.number, hook.attachType, nil)
         try BPF.check("attach \(hook.rawValue) to the root of cgroups", number)
-        try held.hold(SharedDescriptor(Descriptor(owning: number)), as: hook.rawValue)
+        let link = SharedDescriptor(Descriptor(owning: number))
+        try held.hold(link, as: hook.rawValue)
+        return link
     }
 
     // MARK: Entries
@@ -111,9 +119,9 @@ public final class SocketKernel: Sendable {
             _ = shortfall.attempt(entry) { try remove(entry) }
             shortfall.forget(entry)
         }
-        // There may be room now.
         if !changes.remove.isEmpty {
-            for entry in shortfall.entries { _ = shortfall.attempt(entry) { try set(entry, replacing: nil) } }
+            // Namespaces have a map of their own.
+            shortfall.retry(by: { $0.frontend?.slots.count ?? .max }) { try set($0, replacing: nil) }
         }
         return KernelOutcome()
     }
@@ -157,16 +165,17 @@ public final class SocketKernel: Sendable {
                 found[waiting, default: ([], [])].sockets.insert(peer.socket)
             }
         }
+        var fault: String?
         for (waiting, ends) in found {
             do {
                 _ = try namespace(waiting.clients)?.run {
                     try SocketDiagnosis.end(waiting.transport, to: ends.peers, cookies: ends.sockets)
                 }
-                endFault.withLock { $0 = nil }
             } catch {
-                endFault.withLock { $0 = "sockets of endpoints that are gone are not ended: \(error)" }
+                fault = "sockets of endpoints that are gone are not ended: \(error)"
             }
         }
+        if !found.isEmpty { endFault.withLock { [fault] in $0 = fault } }
     }
 
     private struct Waiting: Hashable {
@@ -179,7 +188,7 @@ public final class SocketKernel: Sendable {
     var faults: [String] {
         guard isLoaded else { return [] }
         return refusal.map { ["Services are served by nftables alone: \($0)"] }
-            ?? shortfall.faults + (object?.crowded([.connections]) ?? [])
+            ?? shortfall.faults + (object?.crowded([.connections, .datagrams]) ?? [])
             + endFault.withLock { $0.map { [$0] } ?? [] }
     }
 

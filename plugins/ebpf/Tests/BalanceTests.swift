@@ -171,6 +171,46 @@ import Testing
         }
     }
 
+    /// A client that sends some in pieces has one endpoint for all: the rules'.
+    @Test func clientsWhoseDatagramsAreCutUpAreLeftToTheStack() throws {
+        for isRemote in [false, true] {
+            try Stage.with({ [isRemote ? $0.remote : $0.b] }) { stage throws in
+                let small = stage.packet()
+                #expect(try stage.run(small) != nil)
+                #expect(try stage.run(small.firstPiece, .fromPod, on: stage.bench.links.a) == nil)
+                #expect(try stage.run(small) != nil, "a pod does not speak for a client")
+                #expect(try stage.run(small.firstPiece) == nil)
+                #expect(try stage.run(small) == nil)
+                // One that may not be cut is told so, and its sender cuts it or sends less.
+                var large = stage.packet(port: 0x35)
+                large.payload += [UInt8](repeating: 7, count: 1500)
+                for fragment in [0x4000, 0] as [UInt16] {
+                    large.fragment = fragment
+                    #expect(try stage.run(stage.packet(port: 0x35)) != nil)
+                    #expect(try stage.run(large.summed) == nil)
+                }
+                #expect(try (stage.run(stage.packet(port: 0x35)) == nil) == (stage.family == .v4))
+            }
+        }
+    }
+
+    /// The server has said that it is over, and its client is no more: what begins then has nothing to do with it.
+    @Test func aConnectionThatTheServerEndedIsForgottenByTheNext() throws {
+        try Stage.with { stage throws in
+            func answer(_ flags: UInt8) throws -> [UInt8]? {
+                var answer = TestPacket(source: stage.pods.b, destination: stage.client)
+                answer.payload[..<4] = [0x1B, 0x5F, 0x12, 0x34]
+                return try stage.run(answer.with(flags: flags).summed, .fromPod, on: stage.bench.links.b)
+            }
+            #expect(try stage.run(stage.packet(Self.syn)) != nil)
+            #expect(try answer(Self.syn | Self.ack) != nil)
+            #expect(try answer(Self.fin | Self.ack) != nil)
+            #expect(try stage.run(stage.packet(Self.syn)) != nil)
+            #expect(try answer(Self.syn | Self.ack) != nil)
+            #expect(try stage.run(stage.packet(Self.ack)) != nil)
+        }
+    }
+
     @Test func policiesAreAskedForTheEndpoint() throws {
         try Stage.with(policed: true) { stage throws in
             #expect(try stage.run(stage.packet(Self.syn)) == nil)

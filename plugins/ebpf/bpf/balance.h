@@ -22,7 +22,8 @@ struct {
     __type(value, struct knet_backend);
 } knet_tables SEC(".maps");
 
-// Ports from which other nodes' pods are asked: the stack's own sockets have higher ones (net.ipv4.ip_local_port_range).
+// Ports from which other nodes' pods are asked: the stack's own sockets have higher ones (net.ipv4.ip_local_port_range), and so has what the
+// rules masquerade.
 enum { FIRST_PORT = 1024, PORTS = 31744, PORT_TRIALS = 8 };
 
 // The same in every process and on every node (Bob Jenkins, one-at-a-time).
@@ -104,10 +105,11 @@ static __always_inline __u32 begin_translation(struct __sk_buff *skb, struct scr
 
         answer->ends[1] = way->ends[0];
         answer->ports[1] = way->ports[0];
-        // The client may have the same port for another of the Service's addresses.
+        // The client may have the same port for another of the Service's addresses, be that the rules'.
         taken = bpf_map_lookup_elem(&knet_translated, answer);
-        if (!taken || is_free(taken, way->transport, now) ||
-            (taken->ports[0] == way->ports[1] && !__builtin_memcmp(&taken->ends[0], &way->ends[1], 16)))
+        if ((!taken || is_free(taken, way->transport, now) ||
+             (taken->ports[0] == way->ports[1] && !__builtin_memcmp(&taken->ends[0], &way->ends[1], 16))) &&
+            !is_tracked(skb, answer, is_ipv6))
             status = bpf_map_update_elem(&knet_translated, answer, back, BPF_ANY);
     }
     // Another node would answer the client from the endpoint's own address.
@@ -278,9 +280,28 @@ static __always_inline void leave_questions(struct scratch *work, const struct k
     bpf_map_update_elem(&knet_verdicts, question, verdict, BPF_EXIST);
 }
 
-// Somebody has sent more datagrams in pieces than one: the stack puts them together, and must know the connection. What is under way is
+// From now on the connection is the stack's.
+static __always_inline void leave(struct scratch *work, struct knet_translation *translation)
+{
+    struct knet_translation *other = find_other(&work->answer, &work->way, translation);
+
+    translation->is_left = 1;
+    if (other)
+        other->is_left = 1;
+}
+
+// Whether the stack may send a packet on in pieces.
+static __always_inline int is_divisible(struct __sk_buff *skb, const struct packet *packet)
+{
+    __be16 bits;
+
+    return !packet->is_ipv6 && !bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, frag_off), &bits, sizeof(bits)) &&
+           !(bits & bpf_htons(0x4000));
+}
+
+// Somebody has sent more datagrams in pieces than one: the stack puts them together, and must know the connection. Answers under way are
 // lost; what is asked next goes through the stack.
-static __noinline int leave_fragmented(struct __sk_buff *skb)
+static __noinline int leave_fragmented(struct __sk_buff *skb, int origin)
 {
     struct scratch *work = scratch();
     const struct knet_endpoint *source;
@@ -297,7 +318,7 @@ static __noinline int leave_fragmented(struct __sk_buff *skb)
         return 0;
     // Who sends it speaks for itself.
     source = bpf_map_lookup_elem(&knet_endpoints, &packet->source);
-    if (source ? source->link != skb->ingress_ifindex : !is_of_other_node(&packet->source))
+    if (source ? source->link != skb->ingress_ifindex : origin == FROM_POD)
         return 0;
     key = &work->way;
     __builtin_memset(key, 0, sizeof(*key));
@@ -308,10 +329,7 @@ static __noinline int leave_fragmented(struct __sk_buff *skb)
     key->ports[1] = ports[1];
     translation = bpf_map_lookup_elem(&knet_translated, key);
     if (translation) {
-        translation->is_left = 1;
-        translation = find_other(&work->answer, key, translation);
-        if (translation)
-            translation->is_left = 1;
+        leave(work, translation);
         return 0;
     }
     if (is_less(&packet->destination, &packet->source)) {
@@ -360,7 +378,7 @@ static __always_inline int balance(struct __sk_buff *skb, const struct packet *p
         translation->seen = bpf_ktime_get_coarse_ns();
         return count(skb, KNET_STACK_TRACKED);
     }
-    if (translation && !is_current(translation, way, segment)) {
+    if (translation && !is_current(work, translation, segment)) {
         // What is over must not meet what comes after it.
         if (!segment->is_error)
             forget_translation(work, translation);
@@ -388,14 +406,16 @@ static __always_inline int balance(struct __sk_buff *skb, const struct packet *p
             bpf_map_delete_elem(&knet_translated, way);
             return count(skb, KNET_STACK_OTHER);
         }
-        // Too large: the stack tells the client.
-        if (is_in_trouble(skb, packet, endpoint))
-            return count(skb, KNET_STACK_ERROR);
+        reason = is_in_trouble(skb, packet, endpoint) ? KNET_STACK_ERROR : 0;
     } else {
         __builtin_memset(&work->route, 0, sizeof(work->route));
         reason = find_route(skb, packet, &work->translation.ends[0], &work->translation.ends[1], &work->route);
-        if (reason)
-            return count(skb, reason);
+    }
+    if (reason) {
+        // Too large: the stack tells the client. Where it sends datagrams on in pieces, what comes after them must go where they went.
+        if (reason == KNET_STACK_ERROR && way->transport == IPPROTO_UDP && !segment->is_error && is_divisible(skb, packet))
+            leave(work, translation);
+        return count(skb, reason);
     }
     note_translated(skb, work, translation, origin == FROM_POD ? skb->ingress_ifindex : 0, wanted->told);
     if (!work->translation.is_direct && translate(skb, packet, segment, work) < 0)

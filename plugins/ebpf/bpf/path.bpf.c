@@ -43,7 +43,7 @@ int knet_from_pod(struct __sk_buff *skb)
     wanted = settings();
     reason = parse(skb, &packet);
     if (is_in_pieces(&packet, reason))
-        leave_fragmented(skb);
+        leave_fragmented(skb, FROM_POD);
     if (reason || !work || !wanted)
         return count(skb, reason);
     // Before anything is looked up.
@@ -112,7 +112,7 @@ int knet_from_node(struct __sk_buff *skb)
     __u32 reason = parse(skb, &packet);
 
     if (is_in_pieces(&packet, reason))
-        leave_fragmented(skb);
+        leave_fragmented(skb, FROM_NODE);
     if (reason)
         return count(skb, reason);
     endpoint = bpf_map_lookup_elem(&knet_endpoints, &packet.destination);
@@ -128,7 +128,7 @@ int knet_from_outside(struct __sk_buff *skb)
     __u32 reason = parse(skb, &packet);
 
     if (is_in_pieces(&packet, reason))
-        leave_fragmented(skb);
+        leave_fragmented(skb, FROM_OUTSIDE);
     if (reason)
         return count(skb, reason);
     endpoint = bpf_map_lookup_elem(&knet_endpoints, &packet.destination);

@@ -114,13 +114,18 @@ static __always_inline void note_translated(struct __sk_buff *skb, struct scratc
     send_event(event);
 }
 
-static __always_inline int is_current(const struct knet_translation *translation, const struct knet_connection *way,
+static __always_inline int is_current(struct scratch *work, const struct knet_translation *translation,
                                       const struct segment *segment)
 {
-    if (way->transport != IPPROTO_TCP)
+    const struct knet_translation *other;
+
+    if (work->way.transport != IPPROTO_TCP)
         return bpf_ktime_get_coarse_ns() - translation->seen < KNET_UDP_LIFETIME;
-    // Another one with the same ports.
-    return segment->is_error || !(segment->flags & TCP_SYN) || !translation->ended;
+    if (segment->is_error || !(segment->flags & TCP_SYN))
+        return 1;
+    // Another one with the same ports begins where either end has said that it is over.
+    other = segment->is_answer ? NULL : find_other(&work->answer, &work->way, translation);
+    return !translation->ended && !(other && other->ended);
 }
 
 // Whether another connection may take the place of one.

@@ -73,6 +73,8 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
         if ((void *)(ip6 + 1) > end)
             return -1;
         ip6->hop_limit--;
+        // Where the device has summed the packet: no checksum of its own makes up for it, as IPv4's does.
+        bpf_csum_update(skb, bpf_htons(0xfffe));
     } else {
         struct iphdr *ip = data + ETH_HLEN;
         __u32 sum;
@@ -110,6 +112,9 @@ static __always_inline __u32 find_route(struct __sk_buff *skb, const struct pack
 {
     route->found.ifindex = skb->ingress_ifindex;
     route->found.l4_protocol = packet->transport;
+    // Segments are as long as the sender was told.
+    if (!skb->gso_size)
+        route->found.tot_len = skb->len - ETH_HLEN;
     if (packet->is_ipv6) {
         route->found.family = 10;
         __builtin_memcpy(route->found.ipv6_src, source, 16);

@@ -73,10 +73,10 @@ public final class HeldFlows: Sendable {
         contents.withLock { $0.names.follow(keys, in: state) }
     }
 
-    /// Those behind the number, the oldest first.
+    /// Those behind the number, the oldest first; all where there are not so many, as after a restart.
     func records(after number: Int, where isWanted: (Record) -> Bool) -> (found: [Record], last: Int) {
         let (ring, count) = contents.withLock { ($0.ring, $0.count) }
-        let first = max(number, count - ring.count)
+        let first = max(number > count ? 0 : number, count - ring.count)
         let found = first < count ? (first..<count).map { ring[$0 % kept] } : []
         return (found.filter(isWanted), count)
     }

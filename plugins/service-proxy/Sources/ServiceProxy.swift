@@ -50,10 +50,16 @@ public final class ServiceProxy: Plugin, PluginService {
     private let delay = ProgrammingDelay()
     private let sight: ServiceSight
     private let flows: FlowExchange
+    private let isBesidePrograms: Bool
     private let listener: PacketListener
 
-    public init(_ settings: Settings, kernel: ServiceKernel, flows: FlowExchange = FlowExchange()) {
+    /// - Parameter isBesidePrograms: whether `ebpf` leads clients outside to the same endpoints.
+    public init(
+        _ settings: Settings, kernel: ServiceKernel, flows: FlowExchange = FlowExchange(),
+        isBesidePrograms: Bool = false
+    ) {
         self.flows = flows
+        self.isBesidePrograms = isBesidePrograms
         listener = PacketListener(group: Refusal.group) { packet in
             if let event = Refusal.event(packet) { flows.tell(event) }
         }
@@ -94,7 +100,10 @@ public final class ServiceProxy: Plugin, PluginService {
             guard let local = state.local else { return [] }
             // Until Services are known, another proxy's rules may be the way to the API server.
             let ranges = sight.viewpoint(state) == nil ? [] : options.serviceCIDRs.disjoint
-            return [.rules(ServiceRules(ranges: local.podCIDRs.sorted(), serviceRanges: ranges, tells: flows.isHeard))]
+            let rules = ServiceRules(
+                ranges: local.podCIDRs.sorted(), serviceRanges: ranges, tells: flows.isHeard,
+                isBesidePrograms: isBesidePrograms)
+            return [.rules(rules)]
         case .attachment: return (state.attachments[key]?.addresses ?? []).map(ServiceEntry.hairpin)
         case .service:
             guard let service = state.services[key], let viewpoint = sight.viewpoint(state) else {

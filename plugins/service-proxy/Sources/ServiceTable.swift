@@ -10,6 +10,8 @@ public struct ServiceRules: Hashable, Sendable {
     let serviceRanges: [CIDR]
     /// Whether refused packets are told.
     var tells = false
+    /// Whether programs of `ebpf` lead clients outside to the same endpoints, from ports below those that are left to the rules.
+    var isBesidePrograms = false
 }
 
 /// The table's text. All chains are of type nat: only the first packet of a connection
@@ -211,10 +213,13 @@ struct ServiceTable {
         }
         let others = Self.kinds.map { transport, family in
             "meta l4proto \(transport.rawValue) ct original \(Self.keyword(family)) daddr . ct original proto-dst "
-                + "@services_\(transport.rawValue)\(family.rawValue) masquerade fully-random"
+                + "@services_\(transport.rawValue)\(family.rawValue) masquerade \(Self.ports(rules.isBesidePrograms))fully-random"
         }
         return hairpins + own + others
     }
+
+    /// The programs' are 1024 to 32,767: conntrack does not know what these have taken.
+    static func ports(_ isBesidePrograms: Bool) -> String { isBesidePrograms ? "to :32768-65535 " : "" }
 
     private func chains(_ transport: Transport, _ family: IPFamily) -> String {
         let (ip, suffix) = (Self.keyword(family), "\(transport.rawValue)\(family.rawValue)")

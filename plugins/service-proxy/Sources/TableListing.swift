@@ -8,8 +8,12 @@ struct TableListing {
     private var serviceRanges: [CIDR] = []
 
     private let tells: Bool
+    private let isBesidePrograms: Bool
 
-    var rules: ServiceRules? { ServiceRules(ranges: ranges, serviceRanges: serviceRanges, tells: tells) }
+    var rules: ServiceRules? {
+        ServiceRules(
+            ranges: ranges, serviceRanges: serviceRanges, tells: tells, isBesidePrograms: isBesidePrograms)
+    }
 
     /// Whether two listings have the same sets and chains, in whatever order: nft lists them in that of their creation.
     static func isSame(_ a: String, _ b: String) -> Bool {
@@ -30,6 +34,7 @@ struct TableListing {
 
     init(_ text: String) {
         tells = Refusal.isTold(in: text)
+        isBesidePrograms = text.contains(" masquerade \(ServiceTable.ports(true))")
         var chain = ""
         for line in text.split(separator: "\n") {
             let words = line.split { $0 == " " || $0 == "\t" }

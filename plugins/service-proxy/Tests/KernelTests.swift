@@ -16,7 +16,7 @@ import Testing
 
     private let rules = ServiceRules(
         ranges: [CIDR("10.42.1.0/24"), CIDR("fd42:0:0:1::/64")].compactMap { $0 },
-        serviceRanges: [CIDR("10.96.0.0/12")].compactMap { $0 }, tells: true)
+        serviceRanges: [CIDR("10.96.0.0/12")].compactMap { $0 }, tells: true, isBesidePrograms: true)
 
     private func backends(_ count: Int, _ first: UInt32 = 1) -> Set<Backend> {
         Set((0..<UInt32(count)).map { Backend(address: .v4(0x0A2A_0100 + first + $0), port: 8080) })
