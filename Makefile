@@ -66,7 +66,7 @@ kernels: setup ## The BPF programs of packets on Debian's 6.1 and 6.12, in virtu
 	$(SWIFT) build --build-tests
 	for kernel in 6.1 6.12; do \
 		Tests/run-in-kernel.sh -t 1800 $$kernel env KNETD_FUZZ_RUNS=5000 .build/debug/knetdPackageTests.xctest \
-			--testing-library swift-testing --no-parallel --filter "ProgramTests|FlowTests|CatchingUpTests|EBPFPluginTests\.Balance" || exit 1; \
+			--testing-library swift-testing --no-parallel --filter "ProgramTests|FlowTests|CatchingUpTests|MapLifeTests|EBPFPluginTests\.Balance" || exit 1; \
 	done
 
 proto: ## Make the API's messages anew from the reduced .proto; needs Debian's protobuf-compiler
